@@ -1,0 +1,117 @@
+//! The last gate, on the host: the fence, then the permit, with a fresh look. A host executes only what is [`Admitted`].
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Observation,
+    change::{Change, Permit},
+    guard::permit,
+    intent::{Acceptance, Fence},
+    observation::Fencing,
+    refusal::Refusal,
+    step::HostEnsure,
+};
+
+/// What a host is asked to make stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The operator's token.
+    pub fence: Fence,
+    /// The end state.
+    pub ensure: HostEnsure,
+    /// The change of the stage this belongs to.
+    pub change: Option<Change>,
+    /// What other hosts give, sealed to this one.
+    pub sealed: Vec<Sealed>,
+    /// Risks accepted by name.
+    pub accepted: BTreeSet<Acceptance>,
+    /// What the operator's machine saw of the hosts that this one cannot see.
+    pub testimony: Observation,
+}
+
+/// An age file (armored) for one host's ephemeral recipient. Nobody between the two can read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sealed(pub String);
+
+/// An age recipient (`age1…`) that a host made for one request; its identity never leaves the host's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Recipient(pub String);
+
+/// A request that passed the fence and, where it changes the quorum, the guard. Made only by [`admit`].
+#[derive(Debug)]
+#[must_use = "an admitted request is there to be executed"]
+pub struct Admitted {
+    /// The end state.
+    pub ensure: HostEnsure,
+    /// What other hosts gave.
+    pub sealed: Vec<Sealed>,
+    /// The permission for the change, taken by value by whoever changes membership.
+    pub permit: Option<Permit>,
+    // Only this module can make one.
+    _made_here: (),
+}
+
+/// Admits a request or refuses it. `fencing` is this host's own; `seen` is the testimony with this host's own fresh look in it.
+///
+/// # Errors
+/// [`Refusal::Fenced`] when a higher token was seen here; [`Refusal::Unpermitted`] when the action changes membership and the request
+/// names no such change; otherwise whatever [`permit`] refuses.
+pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<Admitted, Refusal> {
+    if request.fence < fencing.highest {
+        let holder = fencing.claim.as_ref().map_or_else(
+            || "an operation that has ended".to_owned(),
+            |claim| claim.operator.to_string(),
+        );
+        return Err(Refusal::Fenced {
+            token: request.fence,
+            highest: fencing.highest,
+            holder,
+        });
+    }
+    let permit = match (&request.change, changes_membership(&request.ensure)) {
+        (Some(change), _) => Some(permit(seen, change, &request.accepted)?),
+        (None, true) => {
+            return Err(Refusal::Unpermitted {
+                action: request.ensure.to_string(),
+            });
+        }
+        (None, false) => None,
+    };
+    Ok(Admitted {
+        ensure: request.ensure,
+        sealed: request.sealed,
+        permit,
+        _made_here: (),
+    })
+}
+
+/// Whether an action is one that only a permitted change may contain. Exhaustive on purpose: a new action has to say.
+fn changes_membership(ensure: &HostEnsure) -> bool {
+    match ensure {
+        HostEnsure::Learner { .. } | HostEnsure::Voter { .. } | HostEnsure::EtcdMember { .. } => {
+            true
+        }
+        HostEnsure::Prepared { .. }
+        | HostEnsure::Bundle { .. }
+        | HostEnsure::Components { .. }
+        | HostEnsure::Images { .. }
+        | HostEnsure::Balancer { .. }
+        | HostEnsure::Authority { .. }
+        | HostEnsure::Certificates { .. }
+        | HostEnsure::ControlPlane { .. }
+        | HostEnsure::Kubelet { .. }
+        | HostEnsure::Serving { .. }
+        | HostEnsure::Backend { .. }
+        | HostEnsure::ClusterConfig { .. }
+        | HostEnsure::Registered { .. }
+        | HostEnsure::Guarded {}
+        | HostEnsure::Network { .. }
+        | HostEnsure::Worker { .. }
+        | HostEnsure::TokensGone {} => false,
+    }
+}

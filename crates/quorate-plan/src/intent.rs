@@ -1,0 +1,162 @@
+//! What an operator wants: the cluster file, a goal, and the risks they accepted by name. And who they are: the fence that keeps a
+//! second operator, or the same one waking up late, from acting on what has moved on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{NodeName, Spec, refusal::RefusalCode};
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Intent {
+    /// The cluster file.
+    pub spec: Spec,
+    /// The components to install, as the operator's machine read them.
+    pub bundle: BundleRef,
+    /// The verb.
+    pub goal: Goal,
+    /// Risks accepted by name and node.
+    pub accepted: BTreeSet<Acceptance>,
+}
+
+/// A bundle by what it contains: its ID pins every byte of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BundleRef {
+    /// SHA-256 of its `manifest.json`, hex.
+    pub id: String,
+    /// Kubernetes version, without `v`.
+    pub kubernetes: String,
+    /// Image references by role: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `kube-proxy`, `etcd`, `coredns`,
+    /// `pause`, `flannel`.
+    pub images: BTreeMap<String, String>,
+}
+
+/// A verb is a goal; each has its file in [`crate::planner`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Goal {
+    /// The cluster equals its file.
+    Converge,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Converge => f.write_str("apply"),
+        }
+    }
+}
+
+/// One refusal, overridden for one node: `--accept RISK=NODE`. There is no general force.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Acceptance {
+    /// The refusal.
+    pub risk: RefusalCode,
+    /// The node it is accepted for.
+    pub node: NodeName,
+}
+
+/// Why an acceptance was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{raw}` accepts nothing: expected RISK=NODE, as in `clock-differs=cp-2`; `quorate explain` lists the risks that can be accepted"
+)]
+pub struct AcceptanceError {
+    /// What was given, escaped.
+    pub raw: String,
+}
+
+impl FromStr for Acceptance {
+    type Err = AcceptanceError;
+    fn from_str(raw: &str) -> Result<Self, AcceptanceError> {
+        let error = || AcceptanceError {
+            raw: raw.chars().take(80).flat_map(char::escape_debug).collect(),
+        };
+        let (risk, node) = raw.split_once('=').ok_or_else(error)?;
+        let risk = RefusalCode::parse(risk)
+            .filter(|code| code.acceptable())
+            .ok_or_else(error)?;
+        Ok(Self {
+            risk,
+            node: node.parse().map_err(|_| error())?,
+        })
+    }
+}
+
+/// A fencing token: hosts refuse an action that carries a lower one than the highest they have seen.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(transparent)]
+pub struct Fence(pub u64);
+
+impl Fence {
+    /// The token that outranks this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Who acts: shown to others, compared to know oneself again after a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Operator {
+    /// User name on the operator's machine.
+    pub user: String,
+    /// The operator's machine.
+    pub machine: String,
+    /// Process ID of the tool there.
+    pub pid: u32,
+    /// This run's ID, as its journal is named.
+    pub run: String,
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}@{} (process {}, run {})",
+            self.user, self.machine, self.pid, self.run
+        )
+    }
+}
+
+/// An operation in force, kept on every host it touches beside the token: any operator's machine can finish it from there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Its token.
+    pub fence: Fence,
+    /// Who took it.
+    pub operator: Operator,
+    /// Since when, UTC in seconds by the operator's clock: for people only, nothing is decided by it.
+    pub since: u64,
+    /// What is wanted.
+    pub intent: Intent,
+}

@@ -1,0 +1,1 @@
+//! A second opinion on plans, sharing no code with the planner.

@@ -1,0 +1,596 @@
+//! What was seen of the world in one look. Everything is observed, in parallel, one call to each host; etcd and the API are looked at
+//! from the control plane hosts with the certificates that lie there, so each of their views is one witness's account.
+//!
+//! Start at [`Observation`]. Health is never observed: it is derived from several accounts, in [`crate::quorum`].
+//!
+//! The facts are plain data; what is wanted of them is decided in [`crate::standing`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ClusterName, MemberId, NodeName,
+    intent::{Claim, Fence},
+    seen::{Missing, Seen},
+};
+
+/// One look at everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observation {
+    /// Every machine of the spec, seen over its own channel.
+    pub hosts: BTreeMap<NodeName, Seen<HostFacts>>,
+    /// etcd as each control plane host sees it: independent witnesses. `None`: known to run no etcd.
+    pub etcd: BTreeMap<NodeName, Seen<Option<EtcdView>>>,
+    /// The API as each control plane host's own apiserver tells it. `None`: known to run no apiserver.
+    pub api: BTreeMap<NodeName, Seen<Option<ApiView>>>,
+    /// The machines under the hosts, where Quorate makes them. Empty for hosts that somebody else made.
+    pub infra: BTreeMap<NodeName, Seen<InfraView>>,
+}
+
+impl Observation {
+    /// The facts of `node`.
+    ///
+    /// # Errors
+    /// [`Missing`] when nobody looked, or it did not answer.
+    pub fn host(&self, node: &NodeName) -> Result<&HostFacts, Missing> {
+        match self.hosts.get(node) {
+            Some(seen) => seen.get(),
+            None => Err(Missing::not_looked(format!("host {node}"))),
+        }
+    }
+
+    /// etcd as `witness` sees it; `None` when that host is known to run none.
+    ///
+    /// # Errors
+    /// [`Missing`] when nobody looked, or its etcd did not answer.
+    pub fn etcd_at(&self, witness: &NodeName) -> Result<Option<&EtcdView>, Missing> {
+        match self.etcd.get(witness) {
+            Some(seen) => Ok(seen.get()?.as_ref()),
+            None => Err(Missing::not_looked(format!("etcd on {witness}"))),
+        }
+    }
+
+    /// The API as `witness`'s apiserver tells it; `None` when that host is known to run none.
+    ///
+    /// # Errors
+    /// [`Missing`] when nobody looked, or it did not answer.
+    pub fn api_at(&self, witness: &NodeName) -> Result<Option<&ApiView>, Missing> {
+        match self.api.get(witness) {
+            Some(seen) => Ok(seen.get()?.as_ref()),
+            None => Err(Missing::not_looked(format!("the API on {witness}"))),
+        }
+    }
+
+    /// The API as any apiserver tells it that is ready: the first by name. `None` when every host is known to run none.
+    ///
+    /// # Errors
+    /// [`Missing`] when none is ready and at least one could not be seen, or answers without being ready.
+    pub fn api(&self) -> Result<Option<&ApiView>, Missing> {
+        let mut missing = None;
+        for (node, seen) in &self.api {
+            match seen {
+                Seen::Known {
+                    value: Some(view), ..
+                } if view.readyz.ready => return Ok(Some(view)),
+                Seen::Known {
+                    value: Some(view), ..
+                } => {
+                    missing.get_or_insert_with(|| {
+                        Missing::no_answer(
+                            format!("the API on {node}"),
+                            format!("/readyz answers {}", view.readyz.status),
+                        )
+                    });
+                }
+                Seen::Known { value: None, .. } => {}
+                Seen::Unknown(why) => {
+                    missing.get_or_insert_with(|| why.clone());
+                }
+            }
+        }
+        missing.map_or(Ok(None), Err)
+    }
+
+    /// Puts one host's answer where it belongs.
+    pub fn record(&mut self, node: &NodeName, report: Seen<HostReport>) {
+        match report {
+            Seen::Known { value, age } => {
+                self.hosts.insert(
+                    node.clone(),
+                    Seen::Known {
+                        value: value.facts,
+                        age,
+                    },
+                );
+                self.etcd.insert(node.clone(), value.etcd);
+                self.api.insert(node.clone(), value.api);
+            }
+            Seen::Unknown(missing) => {
+                self.hosts
+                    .insert(node.clone(), Seen::Unknown(missing.clone()));
+                self.etcd
+                    .insert(node.clone(), Seen::Unknown(missing.clone()));
+                self.api.insert(node.clone(), Seen::Unknown(missing));
+            }
+        }
+    }
+}
+
+/// What a host is asked to look at beyond itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Look {
+    /// The cluster's name, as the host's mark should say it.
+    pub cluster: ClusterName,
+    /// The endpoint's name and port, to resolve and to ask for `/readyz`.
+    pub endpoint: Option<EndpointName>,
+    /// The cluster DNS address, to ask for `kubernetes.default.svc.cluster.local`.
+    pub dns: Option<IpAddr>,
+}
+
+/// The stable name of the API and its port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointName {
+    /// A DNS name or an IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for EndpointName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// What one host answers when asked for its facts: one round trip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostReport {
+    /// The machine itself.
+    pub facts: HostFacts,
+    /// Its etcd's account of the cluster. `Known(None)`: there is no etcd manifest here.
+    pub etcd: Seen<Option<EtcdView>>,
+    /// Its apiserver's account. `Known(None)`: there is no kube-apiserver manifest here.
+    pub api: Seen<Option<ApiView>>,
+}
+
+/// A machine, as it describes itself. Each field can fail to be seen on its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostFacts {
+    /// Hardware, system, identity.
+    pub machine: Seen<Machine>,
+    /// Quorate's mark: which cluster this host belongs to. `None`: no cluster of Quorate's.
+    pub mark: Seen<Option<HostMark>>,
+    /// The highest fencing token seen here and the claim in force.
+    pub fencing: Seen<Fencing>,
+    /// Kernel settings that matter, by sysctl name. Absent on the machine: absent here.
+    pub sysctls: Seen<BTreeMap<String, String>>,
+    /// Lines of `/etc/hosts` that Quorate manages: name to address.
+    pub hosts_file: Seen<BTreeMap<String, IpAddr>>,
+    /// Bundles lying whole on this host, by ID.
+    pub bundles: Seen<BTreeSet<String>>,
+    /// Installed components. `None`: Quorate installed none.
+    pub components: Seen<Option<Components>>,
+    /// References of the images in containerd's `k8s.io` namespace. Empty when containerd is not installed.
+    pub images: Seen<BTreeSet<String>>,
+    /// Units that matter, by name without `.service`: `containerd`, `kubelet`, `quorate-lb`. Not installed: absent.
+    pub units: Seen<BTreeMap<String, Unit>>,
+    /// What lies below `/etc/kubernetes/pki`.
+    pub pki: Seen<Pki>,
+    /// Static pod manifests, by file name without `.yaml`.
+    pub manifests: Seen<BTreeMap<String, Manifest>>,
+    /// Kubeconfigs below `/etc/kubernetes`, by file name: the server they point at.
+    pub kubeconfigs: Seen<BTreeMap<String, String>>,
+    /// etcd's data on this host.
+    pub etcd_data: Seen<EtcdData>,
+    /// A founding in progress, or done, on this host. `None`: never founded here.
+    pub founding: Seen<Option<Founding>>,
+    /// The balancer on this host. `None`: none configured.
+    pub balancer: Seen<Option<Balancer>>,
+    /// The endpoint as seen from here. `None`: was not asked about.
+    pub endpoint: Seen<Option<EndpointSight>>,
+    /// The cluster's DNS as seen from here: the addresses `kubernetes.default` resolved to. `None`: was not asked about.
+    pub dns: Seen<Option<BTreeSet<IpAddr>>>,
+    /// TCP ports something listens on, with the process's name.
+    pub listening: Seen<BTreeMap<u16, String>>,
+}
+
+/// Hardware, system and identity of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Machine {
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// Changes with every boot.
+    pub boot_id: String,
+    /// The host's own name.
+    pub hostname: String,
+    /// As `uname -m`: `x86_64`.
+    pub arch: String,
+    /// `ID` and `VERSION_ID` of os-release: `debian 12`.
+    pub os: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// systemd's version when it is PID 1.
+    pub systemd: Option<u32>,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Free space for `/var/lib`, in bytes.
+    pub disk_free_bytes: u64,
+    /// Control groups of the machine.
+    pub cgroup: Cgroup,
+    /// Whether processes may lower their OOM score: not without CAP_SYS_RESOURCE, and then containerd needs a setting for it.
+    pub oom_score_adjustable: bool,
+    /// Whether swap is in use.
+    pub swap: bool,
+    /// UTC by this host's clock, in milliseconds since 1970.
+    pub clock_ms: u64,
+    /// The host's addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Hash of the `quorate` binary that answers.
+    pub binary: String,
+}
+
+/// Version of the control group hierarchy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Cgroup {
+    /// The old hierarchy, one tree per controller: the kubelet must be told not to refuse it.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// What Quorate wrote on a host it prepared, so that no other cluster's operator touches it by mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostMark {
+    /// The cluster the host belongs to.
+    pub cluster: ClusterName,
+    /// The name the cluster knows it by.
+    pub node: NodeName,
+    /// Whether the cluster may be drilled and destroyed without being named.
+    pub disposable: bool,
+}
+
+/// The fence of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fencing {
+    /// The highest token seen here; a lower one changes nothing any more. 0 on a host nobody fenced yet.
+    pub highest: Fence,
+    /// The operation in force: who, and what is wanted. `None` when the last one ended.
+    pub claim: Option<Claim>,
+    /// Whether the claim's operator has a channel open to this host now.
+    pub connected: bool,
+}
+
+/// Installed components.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Components {
+    /// The bundle they came from.
+    pub bundle: String,
+    /// Files that differ from what was installed (missing, other size or time).
+    pub differing: BTreeSet<String>,
+    /// Digest of the configuration files that Quorate wrote for containerd and the kubelet's unit.
+    pub configuration: String,
+}
+
+/// A systemd unit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unit {
+    /// `ActiveState` is `active`.
+    pub active: bool,
+    /// Starts at boot.
+    pub enabled: bool,
+    /// `ActiveState/SubState`, for people.
+    pub state: String,
+}
+
+/// Certificates and keys of a control plane host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pki {
+    /// Digest over the public halves of the CA set (cluster, front proxy, etcd, service accounts), when the set is whole with its
+    /// private keys. `None`: nothing of it lies here.
+    pub authority: Option<String>,
+    /// Files of the CA set that are missing while others are there.
+    pub missing: BTreeSet<String>,
+    /// SHA-256 of the cluster CA's certificate in DER, hex, also on workers (`/etc/kubernetes/pki/ca.crt`).
+    pub cluster_ca: Option<String>,
+    /// Leaf certificates by path below `/etc/kubernetes` (also those inside kubeconfigs).
+    pub certificates: BTreeMap<String, Certificate>,
+}
+
+/// A leaf certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// End of validity, seconds since 1970.
+    pub not_after: i64,
+    /// Subject alternative names, DNS and IP.
+    pub sans: BTreeSet<String>,
+}
+
+/// A static pod's manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// The first container's image.
+    pub image: String,
+    /// Its flags, in order: `--name=value`.
+    pub flags: Vec<String>,
+    /// Host paths mounted into it.
+    pub mounts: BTreeSet<String>,
+}
+
+impl Manifest {
+    /// The value of `--name=`, of the last one when it is repeated.
+    pub fn flag(&self, name: &str) -> Option<&str> {
+        self.flags.iter().rev().find_map(|flag| {
+            flag.strip_prefix("--")?
+                .strip_prefix(name)?
+                .strip_prefix('=')
+        })
+    }
+}
+
+/// etcd's data on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdData {
+    /// There is a write-ahead log: this host was or is a member.
+    pub wal: bool,
+    /// Outside the data: this host was a voter, of that cluster, under that ID. Where it exists and the log does not, the data is lost.
+    pub marker: Option<MemberMark>,
+}
+
+/// The empty-data guard's marker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberMark {
+    /// etcd's cluster ID, as hex.
+    pub cluster_id: String,
+    /// The member's ID.
+    pub member: MemberId,
+}
+
+/// A founding: all its hosts start as one new etcd cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Founding {
+    /// The founders. They are etcd's static `initial-cluster`.
+    pub nodes: BTreeSet<NodeName>,
+    /// Over: every founder was seen as a voter. From then on the ordinary rules of membership hold.
+    pub done: bool,
+}
+
+/// The balancer on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Balancer {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its configured backends.
+    pub backends: BTreeMap<NodeName, SocketAddr>,
+    /// Backends it sends new connections to, by its own account. Empty when it did not answer.
+    pub up: BTreeSet<NodeName>,
+    /// Its unit runs.
+    pub active: bool,
+    /// The CA it verifies backends with, as [`Pki::cluster_ca`]. `None` before there is a cluster.
+    pub cluster_ca: Option<String>,
+    /// Hash of the binary its unit runs.
+    pub binary: String,
+}
+
+/// The endpoint as one host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSight {
+    /// What the name resolves to. Empty: it does not.
+    pub resolves: BTreeSet<IpAddr>,
+    /// `/readyz` through it. `None`: nobody answered.
+    pub readyz: Option<Readyz>,
+}
+
+/// An apiserver's answer to `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Readyz {
+    /// It said `ok`.
+    pub ready: bool,
+    /// HTTP status.
+    pub status: u16,
+    /// Failing checks by name.
+    pub failing: BTreeSet<String>,
+}
+
+/// etcd as one member tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdView {
+    /// Which cluster: etcd's cluster ID, as hex.
+    pub cluster_id: String,
+    /// Who is telling.
+    pub member: MemberId,
+    /// etcd's version.
+    pub version: String,
+    /// Who leads, by this member's account. `None`: it knows of no leader.
+    pub leader: Option<MemberId>,
+    /// Raft term.
+    pub raft_term: u64,
+    /// Raft index of this member's log.
+    pub raft_index: u64,
+    /// Raft index this member applied.
+    pub raft_applied: u64,
+    /// Size of the database file in bytes.
+    pub db_bytes: u64,
+    /// Of which in use, in bytes.
+    pub db_in_use_bytes: u64,
+    /// A linearizable read was answered: this member reached a quorum just now.
+    pub linearizable: bool,
+    /// Members, by its account.
+    pub members: BTreeMap<MemberId, Member>,
+    /// Alarms raised: kind and member.
+    pub alarms: BTreeSet<(String, MemberId)>,
+    /// Errors it reports of itself.
+    pub errors: BTreeSet<String>,
+}
+
+/// A member of etcd as the member list tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Its name; empty until it started once.
+    pub name: String,
+    /// Where its peers reach it.
+    pub peer_urls: BTreeSet<String>,
+    /// Where clients reach it; empty until it started once.
+    pub client_urls: BTreeSet<String>,
+    /// It does not vote yet.
+    pub learner: bool,
+}
+
+impl Member {
+    /// It started at least once: only then it has a name.
+    pub fn started(&self) -> bool {
+        !self.name.is_empty()
+    }
+}
+
+/// The API as one apiserver tells it. What needs a ready apiserver is unknown while it is not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiView {
+    /// Its `/readyz`.
+    pub readyz: Readyz,
+    /// Its version, without `v`.
+    pub version: String,
+    /// Node objects.
+    pub nodes: Seen<BTreeMap<NodeName, Node>>,
+    /// Addresses of the `kubernetes` service: the apiservers that think they are alive.
+    pub endpoints: Seen<BTreeSet<IpAddr>>,
+    /// The `kubeadm-config` ConfigMap. `None`: not uploaded yet.
+    pub kubeadm: Seen<Option<KubeadmConfig>>,
+    /// The server that `cluster-info` tells joiners. `None`: not published yet.
+    pub cluster_info: Seen<Option<String>>,
+    /// DaemonSets and Deployments of `kube-system` and `kube-flannel`, by `namespace/name`.
+    pub workloads: Seen<BTreeMap<String, Workload>>,
+    /// Quorate's own notes in the cluster (ConfigMap `kube-system/quorate`): what was applied, by digest. `None`: no such notes.
+    pub notes: Seen<Option<BTreeMap<String, String>>>,
+    /// Bootstrap tokens that Quorate made and that are still there, by token ID.
+    pub tokens: Seen<BTreeSet<String>>,
+}
+
+/// A Node object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its Ready condition is `True`.
+    pub ready: bool,
+    /// Why not, by the condition's message.
+    pub reason: String,
+    /// It carries the control plane label.
+    pub control_plane: bool,
+    /// It carries the control plane taint.
+    pub tainted: bool,
+    /// The kubelet's version, without `v`.
+    pub kubelet: String,
+    /// Its internal addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What matters of the `kubeadm-config` ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeadmConfig {
+    /// `kubernetesVersion`, without `v`.
+    pub kubernetes: String,
+    /// `controlPlaneEndpoint`.
+    pub endpoint: String,
+}
+
+/// A DaemonSet or Deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Pods wanted.
+    pub wanted: u32,
+    /// Pods ready.
+    pub ready: u32,
+}
+
+/// A machine that Quorate made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InfraView {
+    /// Whether it is there and runs.
+    pub power: Power,
+    /// What every machine of this provider is like, known before it exists.
+    pub kind: MachineKind,
+}
+
+/// Whether a machine is there and runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Power {
+    /// Never made, or destroyed.
+    Absent,
+    /// It exists and does not run.
+    Off,
+    /// It exists and every process of it is stopped.
+    Frozen,
+    /// It runs.
+    Running,
+}
+
+/// The traits of a machine that the cluster's settings depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineKind {
+    /// Control groups.
+    pub cgroup: Cgroup,
+    /// See [`Machine::oom_score_adjustable`].
+    pub oom_score_adjustable: bool,
+    /// Whether swap is in use.
+    pub swap: bool,
+}
+
+impl HostFacts {
+    /// A machine that was not made yet: known to carry nothing. Its hardware is not known.
+    pub fn blank(node: &NodeName) -> Self {
+        let unmade = || Missing::not_looked(format!("{node}, which is not made yet"));
+        Self {
+            machine: Seen::Unknown(unmade()),
+            mark: Seen::now(None),
+            fencing: Seen::now(Fencing::default()),
+            sysctls: Seen::now(BTreeMap::new()),
+            hosts_file: Seen::now(BTreeMap::new()),
+            bundles: Seen::now(BTreeSet::new()),
+            components: Seen::now(None),
+            images: Seen::now(BTreeSet::new()),
+            units: Seen::now(BTreeMap::new()),
+            pki: Seen::now(Pki::default()),
+            manifests: Seen::now(BTreeMap::new()),
+            kubeconfigs: Seen::now(BTreeMap::new()),
+            etcd_data: Seen::now(EtcdData::default()),
+            founding: Seen::now(None),
+            balancer: Seen::now(None),
+            endpoint: Seen::now(None),
+            dns: Seen::now(None),
+            listening: Seen::now(BTreeMap::new()),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! One step: an end state, on one machine, and why. Acting is idempotent and belongs to `quorate-node` (`ensure/`, one file per variant)
+//! or to the provider; whether the end state stands is decided here, in [`crate::standing`], one file per noun.
+//!
+//! No step holds a secret: what must not be seen travels as [`crate::Sealed`], named by the step's [`Handover`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    NodeName,
+    kubeadm::{ClusterSettings, Peer, RuntimeSettings},
+    observation::{Founding, HostMark},
+};
+
+/// An end state on one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Where it is acted on.
+    pub on: Place,
+    /// What shall stand.
+    pub ensure: Ensure,
+    /// What another host must give it, sealed.
+    pub handover: Option<Handover>,
+    /// Why it is in the plan.
+    pub because: Reason,
+}
+
+/// Where a step is acted on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Place {
+    /// The operator's machine.
+    Operator,
+    /// A machine of the cluster.
+    Host(NodeName),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.pad("this machine"),
+            Self::Host(node) => node.fmt(f),
+        }
+    }
+}
+
+/// What shall stand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ensure {
+    /// On a host, by the `quorate` binary there.
+    Host(HostEnsure),
+    /// By the provider, from the operator's machine.
+    Infra(InfraEnsure),
+}
+
+/// What the provider shall make stand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InfraEnsure {
+    /// The machine exists, runs and answers SSH.
+    Machine {
+        /// Which.
+        node: NodeName,
+        /// Its address.
+        address: IpAddr,
+    },
+}
+
+/// What shall stand on a host. The names are nouns; each has a file in `standing/` here and in `ensure/` of `quorate-node`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HostEnsure {
+    /// The host carries the cluster's mark, kernel settings and managed lines of `/etc/hosts`.
+    Prepared {
+        /// The mark.
+        mark: HostMark,
+        /// Kernel settings by name; a setting with a number may be higher than this.
+        sysctls: BTreeMap<String, String>,
+        /// Managed lines of `/etc/hosts`. Empty where the user owns name resolution.
+        hosts_file: BTreeMap<String, IpAddr>,
+    },
+    /// The bundle lies on the host, every file with its hash.
+    Bundle {
+        /// The bundle's ID.
+        id: String,
+    },
+    /// containerd runs; kubelet, kubeadm, kubectl and the CNI plugins are installed.
+    Components {
+        /// The bundle they come from.
+        bundle: String,
+        /// How containerd and the kubelet are set up here.
+        runtime: RuntimeSettings,
+    },
+    /// containerd has these images.
+    Images {
+        /// The bundle they come from.
+        bundle: String,
+        /// References.
+        images: BTreeSet<String>,
+    },
+    /// The balancer runs here.
+    Balancer {
+        /// Where it listens.
+        listen: SocketAddr,
+        /// Hash of the `quorate` binary it shall run.
+        binary: String,
+    },
+    /// The CA set is complete here: cluster, front proxy, etcd, service accounts. Made here, or another host's.
+    Authority {
+        /// The founding it is made for.
+        founding: Option<Founding>,
+        /// Whose it is. `None`: made here.
+        of: Option<NodeName>,
+    },
+    /// Serving and client certificates and kubeconfigs, from the CA set that lies here.
+    Certificates {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// etcd's static pod manifest. What it starts as follows from `founders`.
+    EtcdMember {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+        /// The static `initial-cluster` of a founding. Empty: joins the existing cluster as the learner that was added for it.
+        founders: BTreeSet<Peer>,
+    },
+    /// Static pod manifests of apiserver, controller manager and scheduler.
+    ControlPlane {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// The kubelet runs with its configuration.
+    Kubelet {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// etcd and the apiserver of this host serve: its own `/readyz` says ok.
+    Serving {
+        /// This host.
+        node: Peer,
+    },
+    /// This balancer forwards to that apiserver.
+    Backend {
+        /// The control plane host.
+        backend: Peer,
+        /// Its apiserver.
+        address: SocketAddr,
+    },
+    /// What kubeadm keeps in the cluster: its configuration, the rules of joining, `cluster-info`, CoreDNS and kube-proxy.
+    ClusterConfig {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// The Node object carries label and taint, and the kubelet rotates its own certificate.
+    Registered {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// The empty-data guard: a marker outside etcd's data, and a kubelet that does not start when the data is gone. Ends a founding.
+    Guarded {},
+    /// A learner was added for that host, by this voter.
+    Learner {
+        /// The host that joins.
+        joiner: Peer,
+    },
+    /// The joiner's learner was promoted, by this voter.
+    Voter {
+        /// The host that joins.
+        joiner: Peer,
+    },
+    /// The pod network is applied and its pods are ready on every node.
+    Network {
+        /// Which.
+        network: Network,
+    },
+    /// This host is a worker of the cluster.
+    Worker {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// No bootstrap token or certificate secret that Quorate made is left in the cluster.
+    TokensGone {},
+}
+
+/// A pod network.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Network {
+    /// Flannel, from the bundle's manifest.
+    Flannel {
+        /// The pod network.
+        pods: String,
+        /// Flannel's image.
+        image: String,
+    },
+    /// The user's own manifest.
+    Manifest {
+        /// SHA-256 of the text, hex.
+        digest: String,
+        /// The text.
+        text: String,
+    },
+}
+
+/// What one host gives another, sealed to the receiver: the operator's machine carries ciphertext only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Handover {
+    /// The CA set with its private keys, to a control plane host.
+    CaSet {
+        /// Who gives it.
+        from: NodeName,
+    },
+    /// The cluster CA's certificate, to a balancer.
+    ClusterCa {
+        /// Who gives it.
+        from: NodeName,
+    },
+    /// A bootstrap token of 15 minutes, made for one worker, with the CA's hash.
+    JoinToken {
+        /// Who makes it.
+        from: NodeName,
+    },
+}
+
+impl Handover {
+    /// Who gives it.
+    pub fn from(&self) -> &NodeName {
+        match self {
+            Self::CaSet { from } | Self::ClusterCa { from } | Self::JoinToken { from } => from,
+        }
+    }
+}
+
+/// Why a step is in a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reason {
+    /// The cluster file names the host and it does not exist, or does not run.
+    Wanted,
+    /// Every later step on this host needs it.
+    Prerequisite,
+    /// The host is one of those that start the cluster.
+    Founds,
+    /// The host joins the control plane.
+    Joins,
+    /// Its own `/readyz` is ok, or will be after the steps before.
+    Ready,
+    /// The cluster does not have it yet.
+    ClusterLacks,
+    /// The cluster file names the worker and it is not in the cluster.
+    WorkerWanted,
+    /// It has served its purpose.
+    NoLongerNeeded,
+    /// The host's data must never be replaced by an empty cluster.
+    Protects,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Wanted => "the cluster file wants it and it does not run",
+            Self::Prerequisite => "later steps need it",
+            Self::Founds => "this host founds the cluster",
+            Self::Joins => "this host joins the control plane",
+            Self::Ready => "only ready apiservers get traffic",
+            Self::ClusterLacks => "the cluster does not have it yet",
+            Self::WorkerWanted => "the cluster file wants this worker",
+            Self::NoLongerNeeded => "it has served its purpose",
+            Self::Protects => "an emptied data directory must never found a new cluster",
+        })
+    }
+}
+
+impl Ensure {
+    /// How long acting and standing may take together before the run gives up and says what it sees.
+    ///
+    /// Limits for a slow machine, many times what was measured on an idle one.
+    pub fn patience(&self) -> Duration {
+        let seconds = match self {
+            Self::Infra(InfraEnsure::Machine { .. }) => 900,
+            Self::Host(host) => match host {
+                HostEnsure::Prepared { .. }
+                | HostEnsure::Guarded {}
+                | HostEnsure::TokensGone {}
+                | HostEnsure::Learner { .. } => 60,
+                HostEnsure::Bundle { .. } => 1800,
+                HostEnsure::Components { .. } | HostEnsure::Images { .. } => 600,
+                HostEnsure::Balancer { .. }
+                | HostEnsure::Backend { .. }
+                | HostEnsure::Authority { .. }
+                | HostEnsure::Certificates { .. } => 120,
+                HostEnsure::EtcdMember { .. }
+                | HostEnsure::ControlPlane { .. }
+                | HostEnsure::Kubelet { .. } => 120,
+                HostEnsure::Serving { .. } | HostEnsure::Voter { .. } => 240,
+                HostEnsure::ClusterConfig { .. }
+                | HostEnsure::Registered { .. }
+                | HostEnsure::Worker { .. } => 240,
+                HostEnsure::Network { .. } => 300,
+            },
+        };
+        Duration::from_secs(seconds)
+    }
+}
+
+impl fmt::Display for Ensure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Infra(InfraEnsure::Machine { address, .. }) => {
+                write!(f, "machine at {address} runs and answers SSH")
+            }
+            Self::Host(host) => host.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for HostEnsure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prepared { .. } => {
+                f.write_str("host is marked and its kernel settings and names are in place")
+            }
+            Self::Bundle { id } => write!(f, "bundle {} lies on the host", short(id)),
+            Self::Components { .. } => {
+                f.write_str("containerd runs; kubelet, kubeadm and CNI plugins are installed")
+            }
+            Self::Images { images, .. } => write!(f, "containerd has {} images", images.len()),
+            Self::Balancer { listen, .. } => write!(f, "balancer listens on {listen}"),
+            Self::Authority { of: None, .. } => {
+                f.write_str("certificate authorities are made here")
+            }
+            Self::Authority { of: Some(node), .. } => {
+                write!(f, "certificate authorities are those of {node}")
+            }
+            Self::Certificates { .. } => f.write_str("certificates and kubeconfigs are issued"),
+            Self::EtcdMember { founders, .. } if founders.is_empty() => {
+                f.write_str("etcd manifest: joins the existing members")
+            }
+            Self::EtcdMember { founders, .. } => {
+                write!(f, "etcd manifest: founds a cluster of {}", founders.len())
+            }
+            Self::ControlPlane { .. } => {
+                f.write_str("manifests of apiserver, controller manager and scheduler are in place")
+            }
+            Self::Kubelet { .. } => f.write_str("kubelet runs"),
+            Self::Serving { .. } => f.write_str("etcd and apiserver serve: own /readyz is ok"),
+            Self::Backend { backend, .. } => write!(f, "balancer forwards to {}", backend.name),
+            Self::ClusterConfig { .. } => {
+                f.write_str("cluster holds kubeadm's configuration, CoreDNS and kube-proxy")
+            }
+            Self::Registered { .. } => f.write_str("node is labelled and tainted as control plane"),
+            Self::Guarded {} => f.write_str("empty-data guard is in place"),
+            Self::Learner { joiner } => write!(f, "etcd has a learner for {}", joiner.name),
+            Self::Voter { joiner } => write!(f, "{} is a voter", joiner.name),
+            Self::Network {
+                network: Network::Flannel { .. },
+            } => f.write_str("Flannel is applied and ready on every node"),
+            Self::Network {
+                network: Network::Manifest { .. },
+            } => f.write_str("your pod network is applied"),
+            Self::Worker { .. } => f.write_str("worker is in the cluster"),
+            Self::TokensGone {} => f.write_str("no bootstrap token of ours is left"),
+        }
+    }
+}
+
+/// The first characters of a digest, enough to tell two apart by eye.
+pub(crate) fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
