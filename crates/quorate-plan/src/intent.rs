@@ -20,6 +20,8 @@ pub struct Intent {
     pub spec: Spec,
     /// The components to install, as the operator's machine read them.
     pub bundle: BundleRef,
+    /// Hash of the `quorate` binary that the hosts run: a unit that runs it names it.
+    pub binary: String,
     /// The verb.
     pub goal: Goal,
     /// Risks accepted by name and node.

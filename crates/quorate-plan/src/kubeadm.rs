@@ -48,6 +48,13 @@ pub struct RuntimeSettings {
     pub kind: MachineKind,
 }
 
+impl RuntimeSettings {
+    /// What a host records as [`crate::observation::Components::configuration`] when it was set up like this.
+    pub fn digest(&self) -> String {
+        crate::step::digest(self)
+    }
+}
+
 /// What every host's kubeadm configuration is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

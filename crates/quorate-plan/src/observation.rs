@@ -283,7 +283,7 @@ pub struct Components {
     pub bundle: String,
     /// Files that differ from what was installed (missing, other size or time).
     pub differing: BTreeSet<String>,
-    /// Digest of the configuration files that Quorate wrote for containerd and the kubelet's unit.
+    /// [`crate::kubeadm::RuntimeSettings::digest`] of what containerd and the kubelet were set up with.
     pub configuration: String,
 }
 

@@ -224,6 +224,13 @@ pub enum Network {
     },
 }
 
+impl Network {
+    /// What the cluster's notes say once this network was applied.
+    pub fn digest(&self) -> String {
+        digest(self)
+    }
+}
+
 /// What one host gives another, sealed to the receiver: the operator's machine carries ciphertext only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -385,6 +392,16 @@ impl fmt::Display for HostEnsure {
             Self::TokensGone {} => f.write_str("no bootstrap token of ours is left"),
         }
     }
+}
+
+/// SHA-256, hex, over the JSON of a value: the same value has the same text, since nothing here is unordered.
+pub(crate) fn digest<T: Serialize>(value: &T) -> String {
+    use sha2::Digest as _;
+    let json = serde_json::to_vec(value).expect("plain data has a JSON form");
+    sha2::Sha256::digest(json)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The first characters of a digest, enough to tell two apart by eye.

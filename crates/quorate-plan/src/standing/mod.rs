@@ -1,19 +1,34 @@
 //! Whether a step's end state stands: the precheck before acting, the check after, and what the planner uses to leave a step out. Start
-//! at [`Step::standing`]; the nouns have a file each.
+//! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in [`api`].
+
+mod api;
+mod etcd;
+mod host;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Observation, seen::Missing, step::Step};
+use crate::{
+    NodeName, Observation,
+    observation::{HostFacts, Power},
+    seen::Missing,
+    step::{Ensure, HostEnsure, InfraEnsure, Place, Step},
+};
 
-/// What shows that an end state stands, as a sentence with what was seen: `cp-1 is voter 8e9e05c52164694d`.
+/// What shows that an end state stands, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Evidence(pub String);
 
-/// One thing that differs from an end state: `sysctl net.ipv4.ip_forward: expected 1, seen 0`.
+/// One thing that differs from an end state: `net.ipv4.ip_forward: expected 1, seen 0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Difference(pub String);
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Whether an end state stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +44,133 @@ pub enum Standing {
 
 impl Step {
     /// Whether this step's end state stands in what was seen.
-    pub fn standing(&self, _seen: &Observation) -> Standing {
-        Standing::Open(Vec::new())
+    pub fn standing(&self, seen: &Observation) -> Standing {
+        let differences = match (&self.ensure, &self.on) {
+            (Ensure::Infra(infra), _) => infra_differences(infra, seen),
+            (Ensure::Host(ensure), Place::Host(node)) => differences(ensure, node, seen),
+            (Ensure::Host(_), Place::Operator) => {
+                unreachable!("the planner puts host steps on hosts")
+            }
+        };
+        match differences {
+            Ok(none) if none.is_empty() => Standing::Done(Evidence(self.ensure.to_string())),
+            Ok(some) => Standing::Open(some),
+            Err(missing) => Standing::Unknown(missing),
+        }
+    }
+}
+
+/// What differs, on `node`, from what `ensure` wants. Empty: it stands.
+///
+/// # Errors
+/// [`Missing`] when what decides it was not seen.
+pub fn differences(
+    ensure: &HostEnsure,
+    node: &NodeName,
+    seen: &Observation,
+) -> Result<Vec<Difference>, Missing> {
+    let facts = seen.host(node)?;
+    let mut found = Differences::default();
+    match ensure {
+        HostEnsure::Prepared {
+            mark,
+            sysctls,
+            hosts_file,
+        } => {
+            host::prepared(&mut found, facts, mark, sysctls, hosts_file)?;
+        }
+        HostEnsure::Bundle { id } => host::bundle(&mut found, facts, id)?,
+        HostEnsure::Components { bundle, runtime } => {
+            host::components(&mut found, facts, bundle, runtime)?;
+        }
+        HostEnsure::Images { images, .. } => host::images(&mut found, facts, images)?,
+        HostEnsure::Balancer { listen, binary } => {
+            host::balancer(&mut found, facts, *listen, binary)?;
+        }
+        HostEnsure::Backend { backend, address } => {
+            host::backend(&mut found, facts, backend, *address)?;
+        }
+        HostEnsure::Authority { founding, of } => {
+            let other = of.as_ref().map(|other| seen.host(other)).transpose()?;
+            host::authority(&mut found, facts, founding.as_ref(), other)?;
+        }
+        HostEnsure::Certificates { settings, node } => {
+            host::certificates(&mut found, facts, settings, node)?;
+        }
+        HostEnsure::EtcdMember { node, founders, .. } => {
+            host::etcd_member(&mut found, facts, node, founders)?;
+        }
+        HostEnsure::ControlPlane { settings, .. } => {
+            host::control_plane(&mut found, facts, settings)?;
+        }
+        HostEnsure::Kubelet { .. } => host::kubelet(&mut found, facts)?,
+        HostEnsure::Guarded {} => {
+            host::guarded(&mut found, facts, seen.etcd_at(node).ok().flatten())?
+        }
+        HostEnsure::Serving { .. } => etcd::serving(&mut found, node, seen)?,
+        HostEnsure::Learner { joiner } => etcd::learner(&mut found, joiner, seen)?,
+        HostEnsure::Voter { joiner } => etcd::voter(&mut found, joiner, seen)?,
+        HostEnsure::ClusterConfig { settings, .. } => {
+            api::cluster_config(&mut found, settings, seen)?;
+        }
+        HostEnsure::Registered { node, .. } => api::registered(&mut found, node, seen)?,
+        HostEnsure::Network { network } => api::network(&mut found, network, seen)?,
+        HostEnsure::Worker { node, .. } => {
+            host::kubelet(&mut found, facts)?;
+            api::worker(&mut found, node, seen)?;
+        }
+        HostEnsure::TokensGone {} => api::tokens_gone(&mut found, seen)?,
+    }
+    Ok(found.0)
+}
+
+fn infra_differences(ensure: &InfraEnsure, seen: &Observation) -> Result<Vec<Difference>, Missing> {
+    let mut found = Differences::default();
+    match ensure {
+        InfraEnsure::Machine { node, .. } => {
+            let view = match seen.infra.get(node) {
+                Some(view) => view.get()?,
+                None => return Err(Missing::not_looked(format!("the machine of {node}"))),
+            };
+            match view.power {
+                Power::Running => {}
+                Power::Absent => found.note("machine", "running", "not made yet"),
+                Power::Off => found.note("machine", "running", "off"),
+                Power::Frozen => found.note("machine", "running", "frozen"),
+            }
+        }
+    }
+    Ok(found.0)
+}
+
+/// Collects differences.
+#[derive(Debug, Default)]
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    fn note(
+        &mut self,
+        what: impl std::fmt::Display,
+        expected: impl std::fmt::Display,
+        seen: impl std::fmt::Display,
+    ) {
+        self.0.push(Difference(format!(
+            "{what}: expected {expected}, seen {seen}"
+        )));
+    }
+
+    fn equal<T: PartialEq + std::fmt::Display>(&mut self, what: &str, expected: &T, seen: &T) {
+        if expected != seen {
+            self.note(what, expected, seen);
+        }
+    }
+
+    fn unit(&mut self, facts: &HostFacts, name: &str) -> Result<(), Missing> {
+        match facts.units.get()?.get(name) {
+            Some(unit) if unit.active => {}
+            Some(unit) => self.note(format_args!("unit {name}"), "active", &unit.state),
+            None => self.note(format_args!("unit {name}"), "active", "not installed"),
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,119 @@
+//! Changes to a running etcd: project the members after the change, then judge them.
+
+use crate::{
+    MemberId, NodeName, Observation,
+    change::Change,
+    quorum::{Quorum, needed},
+    refusal::Refusal,
+};
+
+/// Adding a voter. Until it is promoted nothing changes for the quorum; then it counts as a voter that may fail at once.
+pub(super) fn judge_add(
+    seen: &Observation,
+    node: &NodeName,
+    quorum: &Quorum,
+) -> Result<(), Refusal> {
+    let own = joining_member(seen, node, quorum)?;
+    in_flight(quorum, own)?;
+    for view in seen.etcd.values() {
+        if let Ok(Some(view)) = view.get()
+            && let Some((alarm, member)) = view.alarms.first()
+        {
+            return Err(Refusal::AlarmRaised {
+                alarm: alarm.clone(),
+                member: *member,
+            });
+        }
+    }
+    let counted_already = own.is_some_and(|id| {
+        quorum
+            .members
+            .get(&id)
+            .is_some_and(|member| !member.learner)
+    });
+    let voters = quorum.voter_count() + usize::from(!counted_already);
+    let healthy = quorum.healthy.iter().filter(|id| Some(**id) != own).count();
+    // With every other voter healthy one vote more can be asked for, even from one to two: the joiner is promoted only when it has
+    // caught up. With one of them gone the newcomer would be needed from its first moment.
+    let all_others_healthy = healthy == voters - 1;
+    if all_others_healthy || healthy >= needed(voters) {
+        Ok(())
+    } else {
+        Err(Refusal::WouldLoseQuorum {
+            change: Change::AddVoter { node: node.clone() }.to_string(),
+            voters,
+            healthy,
+            needed: needed(voters),
+        })
+    }
+}
+
+/// The member that stands for the joining host: matched by the peer URL that the host's own address makes.
+fn joining_member(
+    seen: &Observation,
+    node: &NodeName,
+    quorum: &Quorum,
+) -> Result<Option<MemberId>, Refusal> {
+    let machine = seen.host(node)?.machine.get()?;
+    Ok(machine.addresses.iter().find_map(|address| {
+        let url = format!("https://{address}:2380");
+        quorum.by_peer_url(&url).map(|(id, _)| id)
+    }))
+}
+
+/// At most one change in flight: somebody else's learner, or a member that never started, comes first.
+fn in_flight(quorum: &Quorum, own: Option<MemberId>) -> Result<(), Refusal> {
+    for (id, member) in &quorum.members {
+        if Some(*id) == own {
+            continue;
+        }
+        if !member.started() {
+            return Err(Refusal::MemberUnstarted {
+                member: *id,
+                peer_urls: member.peer_urls.clone(),
+            });
+        }
+        if member.learner {
+            return Err(Refusal::LearnerPresent {
+                member: *id,
+                peer_urls: member.peer_urls.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removing a member: the ones that remain are judged.
+pub(super) fn judge_remove(change: &Change, id: MemberId, quorum: &Quorum) -> Result<(), Refusal> {
+    in_flight(quorum, Some(id))?;
+    let voters = quorum.voters().filter(|(voter, _)| **voter != id).count();
+    let healthy = quorum.healthy.iter().filter(|voter| **voter != id).count();
+    judge(change, voters, healthy)
+}
+
+/// Stopping a voter for a while: it goes on counting as a voter.
+pub(super) fn judge_interrupt(
+    seen: &Observation,
+    change: &Change,
+    node: &NodeName,
+    quorum: &Quorum,
+) -> Result<(), Refusal> {
+    in_flight(quorum, None)?;
+    let own = seen.etcd_at(node)?.map(|view| view.member);
+    let healthy = quorum.healthy.iter().filter(|id| Some(**id) != own).count();
+    judge(change, quorum.voter_count(), healthy)
+}
+
+fn judge(change: &Change, voters: usize, healthy: usize) -> Result<(), Refusal> {
+    let needed = needed(voters);
+    if voters > 0 && healthy >= needed {
+        Ok(())
+    } else {
+        Err(Refusal::WouldLoseQuorum {
+            change: change.to_string(),
+            voters,
+            healthy,
+            needed,
+        })
+    }
+}

@@ -1,0 +1,641 @@
+//! The cluster equals its file: bring-up, and whatever is missing from it later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{Draft, preflight};
+use crate::{
+    Intent, NodeName, Observation, Planning, Refusal, Spec,
+    change::Change,
+    kubeadm::{ClusterSettings, Peer, RuntimeSettings},
+    observation::{Founding, HostMark, MachineKind, Power},
+    plan::Waiting,
+    quorum::Quorum,
+    seen::{Missing, Seen},
+    spec::{BringUp, Cni, Machine, Role},
+    step::{Ensure, Handover, HostEnsure, InfraEnsure, Network, Place, Reason, Step},
+};
+
+pub(super) fn plan(intent: &Intent, seen: &Observation) -> Planning {
+    let mut draft = Draft::default();
+    if let Some(planning) = stopped_machines(intent, seen) {
+        return planning;
+    }
+    for refusal in preflight::refusals(intent, seen) {
+        draft.refuse(refusal);
+    }
+    if intent.bundle.kubernetes != intent.spec.kubernetes {
+        draft.refuse(Refusal::BundleVersion {
+            bundle: intent.bundle.kubernetes.clone(),
+            wanted: intent.spec.kubernetes.clone(),
+        });
+    }
+    if let Err(refusal) =
+        Convergence::of(intent, seen).and_then(|convergence| convergence.draft(&mut draft))
+    {
+        draft.refuse(refusal);
+    }
+    // Hosts are prepared side by side and masters depend on each other: with one of them unfit or unseen nothing is begun at all.
+    if !draft.refused.is_empty() {
+        draft.planning_stages.clear();
+    }
+    draft.finish()
+}
+
+/// Machines that exist and do not run are started before anything else is said: what they carry cannot be seen.
+fn stopped_machines(intent: &Intent, seen: &Observation) -> Option<Planning> {
+    let off = |node: &NodeName| match seen.infra.get(node) {
+        Some(Seen::Known { value, .. }) => value.power == Power::Off,
+        Some(Seen::Unknown(_)) | None => false,
+    };
+    let stopped: Vec<_> = intent
+        .spec
+        .machines()
+        .filter(|(node, ..)| off(node))
+        .collect();
+    if stopped.is_empty() {
+        return None;
+    }
+    let mut draft = Draft::default();
+    let mut waiting = Vec::new();
+    let mut steps = Vec::new();
+    for (node, machine, _) in stopped {
+        steps.push(Step {
+            on: Place::Operator,
+            ensure: Ensure::Infra(InfraEnsure::Machine {
+                node: node.clone(),
+                address: machine.address,
+            }),
+            handover: None,
+            because: Reason::Wanted,
+        });
+        let what = format!("{node} to run: what else it needs can be seen then");
+        waiting.push(Waiting {
+            on: Place::Host(node.clone()),
+            what,
+        });
+    }
+    draft.stage(seen, "Start the machines", None, steps);
+    let mut planning = draft.finish();
+    planning.waiting = waiting;
+    Some(planning)
+}
+
+/// What the plan is made of.
+struct Convergence<'a> {
+    intent: &'a Intent,
+    spec: &'a Spec,
+    seen: &'a Observation,
+    settings: ClusterSettings,
+    /// Founders of a new cluster, or of one whose founding is not over.
+    founding: Option<Founding>,
+    /// Control plane hosts that are voters by now.
+    voters: BTreeSet<NodeName>,
+}
+
+impl<'a> Convergence<'a> {
+    fn of(intent: &'a Intent, seen: &'a Observation) -> Result<Self, Refusal> {
+        let spec = &intent.spec;
+        let settings = settings(intent, machine_kind(spec, seen)?);
+        let founding = founding(spec, seen)?;
+        if let Some(founding) = &founding {
+            let strangers: BTreeSet<String> = founding
+                .nodes
+                .iter()
+                .filter(|node| !spec.control_plane.contains_key(*node))
+                .map(NodeName::to_string)
+                .collect();
+            if !strangers.is_empty() {
+                return Err(Refusal::Unnamed { names: strangers });
+            }
+        }
+        let mut voters = BTreeSet::new();
+        match (&founding, Quorum::of(seen)) {
+            (_, Ok(Some(quorum))) => {
+                let mut unnamed = BTreeSet::new();
+                for (id, member) in &quorum.members {
+                    let host = spec
+                        .peers()
+                        .into_iter()
+                        .find(|peer| member.peer_urls.contains(&peer.peer_url()));
+                    match host {
+                        Some(peer) if !member.learner => {
+                            voters.insert(peer.name);
+                        }
+                        Some(_) => {}
+                        None => {
+                            unnamed.insert(if member.started() {
+                                member.name.clone()
+                            } else {
+                                id.to_string()
+                            });
+                        }
+                    }
+                }
+                if !unnamed.is_empty() {
+                    return Err(Refusal::Unnamed { names: unnamed });
+                }
+            }
+            // While a founding is in progress its etcd may not answer yet.
+            (Some(_), Ok(None) | Err(_)) => {}
+            (None, Ok(None)) => return Err(Missing::not_looked("etcd").into()),
+            (None, Err(missing)) => return Err(missing.into()),
+        }
+        Ok(Self {
+            intent,
+            spec,
+            seen,
+            settings,
+            founding,
+            voters,
+        })
+    }
+
+    fn draft(&self, draft: &mut Draft) -> Result<(), Refusal> {
+        self.machines(draft);
+        self.hosts(draft);
+        let established = match &self.founding {
+            Some(founding) => {
+                self.found(draft, founding);
+                founding.nodes.clone()
+            }
+            None => self.voters.clone(),
+        };
+        let first = established
+            .first()
+            .cloned()
+            .ok_or_else(|| Missing::not_looked("a control plane host"))?;
+        self.backends(draft, &first, &established);
+        self.cluster(draft, &first, &established);
+        let joiners: Vec<_> = self
+            .spec
+            .control_plane
+            .keys()
+            .filter(|node| !established.contains(*node))
+            .collect();
+        for joiner in joiners {
+            self.join(draft, &first, joiner)?;
+        }
+        self.workers(draft, &first);
+        Ok(())
+    }
+
+    fn host(&self, node: &NodeName, ensure: HostEnsure, because: Reason) -> Step {
+        Step {
+            on: Place::Host(node.clone()),
+            ensure: Ensure::Host(ensure),
+            handover: None,
+            because,
+        }
+    }
+
+    fn peer(&self, node: &NodeName) -> Peer {
+        self.spec
+            .peer(node)
+            .expect("the planner asks for machines of the spec")
+    }
+
+    fn machines(&self, draft: &mut Draft) {
+        if !self.spec.local() {
+            return;
+        }
+        let steps = self.spec.machines().map(|(node, machine, _)| Step {
+            on: Place::Operator,
+            ensure: Ensure::Infra(InfraEnsure::Machine {
+                node: node.clone(),
+                address: machine.address,
+            }),
+            handover: None,
+            because: Reason::Wanted,
+        });
+        draft.stage(self.seen, "Make the machines", None, steps.collect());
+    }
+
+    /// All hosts, before the first of them is changed for the cluster's sake: host 3 has its images before host 2 joins.
+    fn hosts(&self, draft: &mut Draft) {
+        let hosts_file: BTreeMap<String, IpAddr> =
+            match (self.spec.hosts_file, self.spec.endpoint_address()) {
+                (true, Some(address)) if self.spec.endpoint.host.parse::<IpAddr>().is_err() => {
+                    [(self.spec.endpoint.host.clone(), address)].into()
+                }
+                _ => BTreeMap::new(),
+            };
+        let mut steps = Vec::new();
+        for (node, machine, role) in self.spec.machines() {
+            let mark = HostMark {
+                cluster: self.spec.name.clone(),
+                node: node.clone(),
+                disposable: self.spec.local(),
+            };
+            let prepared = HostEnsure::Prepared {
+                mark,
+                sysctls: sysctls(role),
+                hosts_file: hosts_file.clone(),
+            };
+            steps.push(self.host(node, prepared, Reason::Prerequisite));
+            match role {
+                Role::Balancer => {
+                    let listen = SocketAddr::new([0, 0, 0, 0].into(), self.spec.endpoint.port);
+                    let binary = self.intent.binary.clone();
+                    steps.push(self.host(
+                        node,
+                        HostEnsure::Balancer { listen, binary },
+                        Reason::Prerequisite,
+                    ));
+                }
+                Role::ControlPlane | Role::Worker => {
+                    self.components(&mut steps, node, machine, role)
+                }
+            }
+        }
+        draft.stage(self.seen, "Prepare the hosts", None, steps);
+    }
+
+    fn components(&self, steps: &mut Vec<Step>, node: &NodeName, _machine: &Machine, role: Role) {
+        let bundle = &self.intent.bundle;
+        let image = |role: &str| bundle.images.get(role).cloned().unwrap_or_default();
+        let mut images: BTreeSet<String> = ["kube-proxy", "pause"].map(image).into();
+        match self.spec.network.cni {
+            Cni::Flannel => {
+                images.insert(image("flannel"));
+            }
+            Cni::None | Cni::Manifest { .. } => {}
+        }
+        // Cluster DNS may be scheduled anywhere once its first master is gone.
+        images.insert(image("coredns"));
+        match role {
+            Role::ControlPlane => {
+                images.extend(
+                    [
+                        "etcd",
+                        "kube-apiserver",
+                        "kube-controller-manager",
+                        "kube-scheduler",
+                    ]
+                    .map(image),
+                );
+            }
+            Role::Worker | Role::Balancer => {}
+        }
+        let runtime = RuntimeSettings {
+            pause_image: image("pause"),
+            kind: self.settings.kind,
+        };
+        for ensure in [
+            HostEnsure::Bundle {
+                id: bundle.id.clone(),
+            },
+            HostEnsure::Components {
+                bundle: bundle.id.clone(),
+                runtime,
+            },
+            HostEnsure::Images {
+                bundle: bundle.id.clone(),
+                images,
+            },
+        ] {
+            steps.push(self.host(node, ensure, Reason::Prerequisite));
+        }
+    }
+
+    fn found(&self, draft: &mut Draft, founding: &Founding) {
+        let change = Some(Change::Found {
+            nodes: founding.nodes.clone(),
+        });
+        let first = founding.nodes.first().expect("a founding has founders");
+        let authority = |of| HostEnsure::Authority {
+            founding: Some(founding.clone()),
+            of,
+        };
+        let made = vec![self.host(first, authority(None), Reason::Founds)];
+        draft.stage(
+            self.seen,
+            "Make the certificate authorities",
+            change.clone(),
+            made,
+        );
+        let handed = founding.nodes.iter().skip(1).map(|node| Step {
+            handover: Some(Handover::CaSet {
+                from: first.clone(),
+            }),
+            ..self.host(node, authority(Some(first.clone())), Reason::Founds)
+        });
+        draft.stage(
+            self.seen,
+            "Hand the certificate authorities over",
+            change.clone(),
+            handed.collect(),
+        );
+
+        let founders: BTreeSet<Peer> = founding.nodes.iter().map(|node| self.peer(node)).collect();
+        let mut steps = Vec::new();
+        for peer in &founders {
+            let (settings, node) = (self.settings.clone(), peer.clone());
+            // The kubelet comes last: it finds all manifests at its first look.
+            for ensure in [
+                HostEnsure::Certificates {
+                    settings: settings.clone(),
+                    node: node.clone(),
+                },
+                HostEnsure::ControlPlane {
+                    settings: settings.clone(),
+                    node: node.clone(),
+                },
+                HostEnsure::EtcdMember {
+                    settings: settings.clone(),
+                    node: node.clone(),
+                    founders: founders.clone(),
+                },
+                HostEnsure::Kubelet {
+                    settings,
+                    node: node.clone(),
+                },
+                HostEnsure::Serving { node },
+            ] {
+                steps.push(self.host(&peer.name, ensure, Reason::Founds));
+            }
+        }
+        draft.stage(self.seen, "Found the control plane", change, steps);
+    }
+
+    fn backends(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
+        let mut steps = Vec::new();
+        for (balancer, _) in self.spec.balancers() {
+            for node in nodes {
+                let backend = self.peer(node);
+                let address = SocketAddr::new(backend.address, 6443);
+                steps.push(Step {
+                    handover: Some(Handover::ClusterCa {
+                        from: first.clone(),
+                    }),
+                    ..self.host(
+                        balancer,
+                        HostEnsure::Backend { backend, address },
+                        Reason::Ready,
+                    )
+                });
+            }
+        }
+        draft.stage(self.seen, "Send traffic to ready apiservers", None, steps);
+    }
+
+    fn cluster(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
+        let settings = || self.settings.clone();
+        let config = HostEnsure::ClusterConfig {
+            settings: settings(),
+            node: self.peer(first),
+        };
+        let steps = vec![self.host(first, config, Reason::ClusterLacks)];
+        draft.stage(self.seen, "Give the cluster its configuration", None, steps);
+
+        let mut steps = Vec::new();
+        for node in nodes {
+            let registered = HostEnsure::Registered {
+                settings: settings(),
+                node: self.peer(node),
+            };
+            steps.push(self.host(node, registered, Reason::ClusterLacks));
+            steps.push(self.host(node, HostEnsure::Guarded {}, Reason::Protects));
+        }
+        draft.stage(self.seen, "Register and guard the masters", None, steps);
+
+        let network = match &self.spec.network.cni {
+            Cni::Flannel => Some(Network::Flannel {
+                pods: self.spec.network.pods.clone(),
+                image: self
+                    .intent
+                    .bundle
+                    .images
+                    .get("flannel")
+                    .cloned()
+                    .unwrap_or_default(),
+            }),
+            Cni::Manifest { text, .. } => Some(Network::Manifest {
+                digest: crate::step::digest(text),
+                text: text.clone(),
+            }),
+            Cni::None => None,
+        };
+        let steps = network
+            .map(|network| self.host(first, HostEnsure::Network { network }, Reason::ClusterLacks));
+        draft.stage(
+            self.seen,
+            "Start the pod network",
+            None,
+            steps.into_iter().collect(),
+        );
+    }
+
+    /// One more master. Its stages follow each other: nothing else changes membership in between.
+    fn join(&self, draft: &mut Draft, first: &NodeName, node: &NodeName) -> Result<(), Refusal> {
+        let facts = self.seen.host(node)?;
+        let joiner = self.peer(node);
+        let member = Quorum::of(self.seen).ok().flatten();
+        let is_member = member
+            .as_ref()
+            .is_some_and(|quorum| quorum.by_peer_url(&joiner.peer_url()).is_some());
+        let data = facts.etcd_data.get()?;
+        if data.wal && !is_member {
+            return Err(Refusal::NotBlank {
+                node: node.clone(),
+                found: "etcd data of a cluster it is not a member of".into(),
+            });
+        }
+        let settings = || self.settings.clone();
+        let change = Some(Change::AddVoter { node: node.clone() });
+        let titled = |what: &str| format!("Join {node}: {what}");
+
+        let authority = Step {
+            handover: Some(Handover::CaSet {
+                from: first.clone(),
+            }),
+            ..self.host(
+                node,
+                HostEnsure::Authority {
+                    founding: None,
+                    of: Some(first.clone()),
+                },
+                Reason::Joins,
+            )
+        };
+        let certificates = HostEnsure::Certificates {
+            settings: settings(),
+            node: joiner.clone(),
+        };
+        let steps = vec![authority, self.host(node, certificates, Reason::Joins)];
+        draft.stage(self.seen, &titled("certificates"), None, steps);
+
+        let learner = self.host(
+            first,
+            HostEnsure::Learner {
+                joiner: joiner.clone(),
+            },
+            Reason::Joins,
+        );
+        draft.stage(
+            self.seen,
+            &titled("add a learner"),
+            change.clone(),
+            vec![learner],
+        );
+
+        let etcd = HostEnsure::EtcdMember {
+            settings: settings(),
+            node: joiner.clone(),
+            founders: BTreeSet::new(),
+        };
+        let kubelet = HostEnsure::Kubelet {
+            settings: settings(),
+            node: joiner.clone(),
+        };
+        let steps = vec![
+            self.host(node, etcd, Reason::Joins),
+            self.host(node, kubelet, Reason::Joins),
+        ];
+        draft.stage(self.seen, &titled("start etcd"), change.clone(), steps);
+
+        let voter = self.host(
+            first,
+            HostEnsure::Voter {
+                joiner: joiner.clone(),
+            },
+            Reason::Joins,
+        );
+        draft.stage(self.seen, &titled("promote it"), change, vec![voter]);
+
+        let steps = [
+            HostEnsure::ControlPlane {
+                settings: settings(),
+                node: joiner.clone(),
+            },
+            HostEnsure::Serving {
+                node: joiner.clone(),
+            },
+            HostEnsure::Registered {
+                settings: settings(),
+                node: joiner,
+            },
+        ]
+        .map(|ensure| self.host(node, ensure, Reason::Joins));
+        let mut steps = Vec::from(steps);
+        steps.push(self.host(node, HostEnsure::Guarded {}, Reason::Protects));
+        draft.stage(self.seen, &titled("start the control plane"), None, steps);
+        self.backends(draft, first, &[node.clone()].into());
+        Ok(())
+    }
+
+    fn workers(&self, draft: &mut Draft, first: &NodeName) {
+        let steps = self.spec.workers.keys().map(|node| {
+            let worker = HostEnsure::Worker {
+                settings: self.settings.clone(),
+                node: self.peer(node),
+            };
+            Step {
+                handover: Some(Handover::JoinToken {
+                    from: first.clone(),
+                }),
+                ..self.host(node, worker, Reason::WorkerWanted)
+            }
+        });
+        draft.stage(self.seen, "Join the workers", None, steps.collect());
+        let gone = self.host(first, HostEnsure::TokensGone {}, Reason::NoLongerNeeded);
+        if draft.hands_over_tokens() {
+            draft.follow_up("Clean up", gone);
+        } else {
+            draft.stage(self.seen, "Clean up", None, vec![gone]);
+        }
+    }
+}
+
+/// Kernel settings a role needs.
+fn sysctls(role: Role) -> BTreeMap<String, String> {
+    let settings: &[(&str, &str)] = match role {
+        // kubeadm's preflight asks for forwarding; without the limits a busy host's kubelet silently stops seeing its manifests.
+        Role::ControlPlane | Role::Worker => &[
+            ("net.ipv4.ip_forward", "1"),
+            ("fs.inotify.max_user_instances", "8192"),
+            ("fs.inotify.max_user_watches", "1048576"),
+        ],
+        Role::Balancer => &[],
+    };
+    settings
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// What the machines are like: told by the provider before they exist, by the first control plane host otherwise.
+fn machine_kind(spec: &Spec, seen: &Observation) -> Result<MachineKind, Missing> {
+    let first = spec
+        .control_plane
+        .keys()
+        .next()
+        .ok_or_else(|| Missing::not_looked("a control plane host"))?;
+    if let Some(view) = seen.infra.get(first) {
+        return Ok(view.get()?.kind);
+    }
+    let machine = seen.host(first)?.machine.get()?;
+    Ok(MachineKind {
+        cgroup: machine.cgroup,
+        oom_score_adjustable: machine.oom_score_adjustable,
+        swap: machine.swap,
+    })
+}
+
+fn settings(intent: &Intent, kind: MachineKind) -> ClusterSettings {
+    let spec = &intent.spec;
+    let mut sans: BTreeSet<String> = [spec.endpoint.host.clone()].into();
+    for (name, machine, role) in spec.machines() {
+        match role {
+            Role::ControlPlane => {
+                sans.insert(name.to_string());
+                sans.insert(machine.address.to_string());
+            }
+            Role::Balancer => {
+                sans.insert(machine.address.to_string());
+            }
+            Role::Worker => {}
+        }
+    }
+    ClusterSettings {
+        cluster: spec.name.clone(),
+        kubernetes: spec.kubernetes.clone(),
+        endpoint: spec.endpoint.clone(),
+        sans,
+        pods: spec.network.pods.clone(),
+        services: spec.network.services.clone(),
+        images: intent.bundle.images.clone(),
+        kind,
+    }
+}
+
+/// The founding that is in progress, or the one that a cluster of blank hosts begins with. `None`: there is a cluster.
+fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Founding>, Refusal> {
+    let mut blank = true;
+    for node in spec.control_plane.keys() {
+        let facts = match seen.hosts.get(node) {
+            Some(Seen::Known { value, .. }) => value,
+            Some(Seen::Unknown(missing)) => return Err(missing.clone().into()),
+            None => return Err(Missing::not_looked(format!("host {node}")).into()),
+        };
+        match facts.founding.get()? {
+            Some(founding) if !founding.done => return Ok(Some(founding.clone())),
+            Some(_) => blank = false,
+            None => {}
+        }
+        let data = facts.etcd_data.get()?;
+        if data.wal || data.marker.is_some() || facts.manifests.get()?.contains_key("etcd") {
+            blank = false;
+        }
+    }
+    if !blank {
+        return Ok(None);
+    }
+    let nodes = match spec.bring_up {
+        BringUp::Together => spec.control_plane.keys().cloned().collect(),
+        BringUp::OneByOne => spec.control_plane.keys().take(1).cloned().collect(),
+    };
+    Ok(Some(Founding { nodes, done: false }))
+}

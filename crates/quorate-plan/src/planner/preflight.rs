@@ -1,0 +1,209 @@
+//! What must hold of a host before anything is done to the cluster: judged before the first step, for all hosts at once, so that a
+//! third master's missing memory is known before the second one is touched.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Intent, NodeName, Observation, Refusal,
+    intent::Acceptance,
+    observation::{HostFacts, Machine, Power},
+    seen::Missing,
+    spec::Role,
+};
+
+/// kubeadm's own minimum for a control plane host, in processors.
+const CPUS_MIN: u32 = 2;
+/// kubeadm's own minimum for a control plane host, 1700 MB, in bytes.
+const MEMORY_BYTES_MIN: u64 = 1_700_000_000;
+/// Components, images and some days of logs and etcd, in bytes.
+const DISK_BYTES_MIN: u64 = 4 << 30;
+/// Certificates are valid from the moment they are made on another host; kubeadm dates them back by five minutes. A second is what
+/// time synchronisation keeps without effort, five allow for the look itself taking a while.
+const CLOCK_MS_MAX: i64 = 5_000;
+
+/// Refusals about hosts, none of which a plan can mend.
+pub(super) fn refusals(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
+    let mut found = Vec::new();
+    for (node, _, role) in intent.spec.machines() {
+        if let Some(view) = seen.infra.get(node)
+            && let Ok(view) = view.get()
+        {
+            match view.power {
+                Power::Frozen => {
+                    found.push(Refusal::MachineHeld {
+                        node: node.clone(),
+                        state: "frozen".into(),
+                    });
+                    continue;
+                }
+                // It will be made or started by the plan's first stage, and looked at then.
+                Power::Absent | Power::Off => continue,
+                Power::Running => {}
+            }
+        }
+        match host_refusals(intent, seen, node, role, &mut found) {
+            Ok(()) => {}
+            Err(missing) => found.push(missing.into()),
+        }
+    }
+    clocks(intent, seen, &mut found);
+    found.retain(|refusal| !accepted(&intent.accepted, refusal));
+    found
+}
+
+fn accepted(accepted: &BTreeSet<Acceptance>, refusal: &Refusal) -> bool {
+    let node = match refusal {
+        Refusal::UnfitHost { node, .. } | Refusal::ClockDiffers { node, .. } => node,
+        _ => return false,
+    };
+    refusal.code().acceptable()
+        && accepted.contains(&Acceptance {
+            risk: refusal.code(),
+            node: node.clone(),
+        })
+}
+
+fn host_refusals(
+    intent: &Intent,
+    seen: &Observation,
+    node: &NodeName,
+    role: Role,
+    found: &mut Vec<Refusal>,
+) -> Result<(), Missing> {
+    let facts = seen.host(node)?;
+    if let Some(mark) = facts.mark.get()?
+        && (mark.cluster != intent.spec.name || mark.node != *node)
+    {
+        found.push(Refusal::ForeignHost {
+            node: node.clone(),
+            mark: format!("cluster {} as {}", mark.cluster, mark.node),
+            expected: format!("cluster {} as {node}", intent.spec.name),
+        });
+        return Ok(());
+    }
+    fitness(node, role, facts.machine.get()?, found);
+    ports(intent, node, role, facts, found)?;
+    if let (true, Some(marker)) = (role == Role::ControlPlane, &facts.etcd_data.get()?.marker)
+        && !facts.etcd_data.get()?.wal
+    {
+        found.push(Refusal::DataLost {
+            node: node.clone(),
+            member: marker.member,
+        });
+    }
+    if !intent.spec.hosts_file
+        && let Some(sight) = facts.endpoint.get()?
+        && sight.resolves.is_empty()
+    {
+        found.push(Refusal::EndpointUnresolved {
+            node: node.clone(),
+            name: intent.spec.endpoint.host.clone(),
+        });
+    }
+    Ok(())
+}
+
+fn fitness(node: &NodeName, role: Role, machine: &Machine, found: &mut Vec<Refusal>) {
+    let mut unfit = |expected: String, seen: String| {
+        found.push(Refusal::UnfitHost {
+            node: node.clone(),
+            expected,
+            seen,
+        });
+    };
+    if machine.arch != "x86_64" {
+        unfit("architecture x86_64".into(), machine.arch.clone());
+    }
+    if machine.systemd.is_none() {
+        unfit("systemd as the first process".into(), "another init".into());
+    }
+    match role {
+        Role::ControlPlane => {
+            if machine.cpus < CPUS_MIN {
+                unfit(
+                    format!("at least {CPUS_MIN} processors"),
+                    machine.cpus.to_string(),
+                );
+            }
+            if machine.memory_bytes < MEMORY_BYTES_MIN {
+                unfit(
+                    "at least 1700 MB of memory".into(),
+                    format!("{} MB", machine.memory_bytes / 1_000_000),
+                );
+            }
+        }
+        Role::Worker | Role::Balancer => {}
+    }
+    match role {
+        Role::ControlPlane | Role::Worker => {
+            if machine.disk_free_bytes < DISK_BYTES_MIN {
+                unfit(
+                    "at least 4 GiB free for /var/lib".into(),
+                    format!("{} MiB", machine.disk_free_bytes >> 20),
+                );
+            }
+        }
+        Role::Balancer => {}
+    }
+}
+
+fn ports(
+    intent: &Intent,
+    node: &NodeName,
+    role: Role,
+    facts: &HostFacts,
+    found: &mut Vec<Refusal>,
+) -> Result<(), Missing> {
+    let listening = facts.listening.get()?;
+    // Where our own components run, they are the ones that listen.
+    let ours = match role {
+        Role::Balancer => facts.balancer.get()?.is_some(),
+        Role::ControlPlane | Role::Worker => {
+            !facts.manifests.get()?.is_empty()
+                || facts.kubeconfigs.get()?.contains_key("kubelet.conf")
+        }
+    };
+    if ours {
+        return Ok(());
+    }
+    let needed: &[u16] = match role {
+        Role::ControlPlane => &[2379, 2380, 6443, 10250, 10257, 10259],
+        Role::Worker => &[10250],
+        Role::Balancer => &[intent.spec.endpoint.port],
+    };
+    for port in needed {
+        if let Some(process) = listening.get(port) {
+            found.push(Refusal::PortInUse {
+                node: node.clone(),
+                port: *port,
+                process: process.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn clocks(intent: &Intent, seen: &Observation, found: &mut Vec<Refusal>) {
+    let mut clocks: Vec<(i64, &NodeName)> = Vec::new();
+    for (node, ..) in intent.spec.machines() {
+        if let Some(crate::Seen::Known { value, age }) = seen.hosts.get(node)
+            && let Ok(machine) = value.machine.get()
+        {
+            clocks.push((machine.clock_ms as i64 + age.as_millis() as i64, node));
+        }
+    }
+    clocks.sort_unstable();
+    let Some((median, _)) = clocks.get(clocks.len() / 2).copied() else {
+        return;
+    };
+    for (clock, node) in clocks {
+        let by_ms = clock - median;
+        if by_ms.abs() > CLOCK_MS_MAX {
+            found.push(Refusal::ClockDiffers {
+                node: node.clone(),
+                by_ms,
+                allowed_ms: CLOCK_MS_MAX,
+            });
+        }
+    }
+}
