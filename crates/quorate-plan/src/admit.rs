@@ -45,6 +45,7 @@ pub struct Recipient(pub String);
 /// A request that passed the fence and, where it changes the quorum, the guard. Made only by [`admit`].
 #[derive(Debug)]
 #[must_use = "an admitted request is there to be executed"]
+#[non_exhaustive]
 pub struct Admitted {
     /// The end state.
     pub ensure: HostEnsure,
@@ -52,8 +53,6 @@ pub struct Admitted {
     pub sealed: Vec<Sealed>,
     /// The permission for the change, taken by value by whoever changes membership.
     pub permit: Option<Permit>,
-    // Only this module can make one.
-    _made_here: (),
 }
 
 /// Admits a request or refuses it. `fencing` is this host's own; `seen` is the testimony with this host's own fresh look in it.
@@ -86,7 +85,6 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
         ensure: request.ensure,
         sealed: request.sealed,
         permit,
-        _made_here: (),
     })
 }
 

@@ -110,7 +110,7 @@ pub struct Departure {
     /// The stage's title.
     pub stage: String,
     /// The step that was not approved, or comes out of order.
-    pub step: Option<Step>,
+    pub step: Option<Box<Step>>,
 }
 
 impl std::fmt::Display for Departure {

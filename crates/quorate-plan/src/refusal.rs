@@ -162,7 +162,7 @@ pub enum Refusal {
     /// The approved plan is not what planning afresh yields.
     PlanDeparted {
         /// The first difference.
-        departure: Departure,
+        departure: Box<Departure>,
     },
     /// The request carries no change, or another one, where the action makes one.
     Unpermitted {
