@@ -90,7 +90,7 @@ impl Plan {
                     .or(stage.steps.first());
                 return Err(Departure {
                     stage: stage.title.clone(),
-                    step: step.cloned(),
+                    step: step.cloned().map(Box::new),
                 });
             }
         }
