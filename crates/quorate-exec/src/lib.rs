@@ -1,7 +1,20 @@
 //! Drives a plan: observes, permits, acts through hosts, observes again, and tells what happened as events.
 //!
-//! Start at [`run`]. The seams are [`Hosts`] and [`Infra`]; their adapters are over SSH here and in memory in the testkit.
+//! Start at [`run()`]. The seams are [`Hosts`] and [`Infra`]; their adapters are over SSH here and in memory in the testkit.
 
+pub mod fence;
+pub mod hostile;
+pub mod identity;
+pub mod journal;
+pub mod observe;
+mod pace;
+pub mod run;
 pub mod seam;
+mod stage;
+pub mod stop;
 
+pub use journal::{Journal, JournalError, Recorder};
+pub use observe::{look_for, observe};
+pub use run::run;
 pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
+pub use stop::{Stop, StopSignal};

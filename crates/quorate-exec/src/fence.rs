@@ -1,0 +1,265 @@
+//! The fence: one token higher than any that was seen, acknowledged by every host that will be acted on and by a majority of the old and
+//! the new masters. Start at [`take`].
+//!
+//! The token lives on the hosts only. A host that has not acknowledged it is not acted on; a machine that is made in the run acknowledges
+//! it before its first action, see [`Held::on`].
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use futures_util::future::join_all;
+use quorate_plan::{
+    Claim, Ensure, Fence, Intent, Missing, NodeName, Observation, Operator, Place, Plan, Refusal,
+    Seen, observation::Power, quorum,
+};
+
+use crate::{
+    identity,
+    seam::{HostError, Hosts},
+};
+
+/// The fence, taken.
+#[derive(Debug)]
+pub struct Held {
+    claim: Claim,
+    acknowledged: RefCell<BTreeSet<NodeName>>,
+}
+
+impl Held {
+    /// The token.
+    pub fn fence(&self) -> Fence {
+        self.claim.fence
+    }
+
+    /// Hosts that acknowledged it so far.
+    pub fn acknowledged(&self) -> BTreeSet<NodeName> {
+        self.acknowledged.borrow().clone()
+    }
+
+    /// Takes it on one more host, where that was not done yet.
+    ///
+    /// # Errors
+    /// When the host refuses or does not answer: then it must not be acted on.
+    pub async fn on<H: Hosts>(&self, hosts: &H, node: &NodeName) -> Result<(), HostError> {
+        if self.acknowledged.borrow().contains(node) {
+            return Ok(());
+        }
+        let fencing = hosts.claim(node, &self.claim).await?;
+        if fencing.highest != self.claim.fence {
+            return Err(HostError::Failed {
+                node: node.clone(),
+                error: format!(
+                    "it was claimed with token {} and says its highest is {}",
+                    self.claim.fence, fencing.highest
+                ),
+            });
+        }
+        self.acknowledged.borrow_mut().insert(node.clone());
+        Ok(())
+    }
+
+    /// Gives it back everywhere: the operation is over. Hosts that could not be told go on naming an operation nobody is at; the next
+    /// one may take over.
+    pub async fn release<H: Hosts>(&self, hosts: &H) -> Vec<HostError> {
+        let nodes = self.acknowledged();
+        let answers = join_all(
+            nodes
+                .iter()
+                .map(|node| hosts.release(node, self.claim.fence)),
+        )
+        .await;
+        answers.into_iter().filter_map(Result::err).collect()
+    }
+}
+
+/// Takes the fence for acting on `plan`.
+///
+/// An operation that somebody is at, or that has another goal, is not taken over: it has to end, or be finished, first. One of the same
+/// goal that nobody is at any more is continued.
+///
+/// # Errors
+/// Why not. Hosts that had acknowledged already were told that it is over.
+pub async fn take<H: Hosts>(
+    hosts: &H,
+    seen: &Observation,
+    intent: &Intent,
+    plan: &Plan,
+    operator: &Operator,
+) -> Result<Held, Vec<Refusal>> {
+    let in_force = in_force(seen, intent, operator);
+    if !in_force.is_empty() {
+        return Err(in_force);
+    }
+    let highest = seen
+        .hosts
+        .values()
+        .filter_map(|host| host.get().ok()?.fencing.get().ok())
+        .map(|fencing| fencing.highest)
+        .max()
+        .unwrap_or_default();
+    let held = Held {
+        claim: Claim {
+            fence: highest.next(),
+            operator: operator.clone(),
+            since: identity::now_ms() / 1000,
+            intent: intent.clone(),
+        },
+        acknowledged: RefCell::default(),
+    };
+    let masters: BTreeSet<NodeName> = intent.spec.control_plane.keys().cloned().collect();
+    let touched = touched(plan);
+    let there: BTreeSet<&NodeName> = masters
+        .union(&touched)
+        .filter(|node| exists(seen, node))
+        .collect();
+    let mut errors: BTreeMap<&NodeName, HostError> = BTreeMap::new();
+    for (node, answer) in join_all(
+        there
+            .iter()
+            .map(async |node| (*node, held.on(hosts, node).await)),
+    )
+    .await
+    {
+        if let Err(error) = answer {
+            errors.insert(node, error);
+        }
+    }
+    let short = short_of(seen, &masters, &there, &held.acknowledged.borrow());
+    let refusals: Vec<Refusal> = errors
+        .into_iter()
+        .filter(|(node, error)| {
+            // A master that the plan does not touch may be missing while a majority is not, unless it says no.
+            touched.contains(node) || short.is_some() || matches!(error, HostError::Refused { .. })
+        })
+        .map(|(_, error)| refusal(error))
+        .chain(short.clone())
+        .collect();
+    if refusals.is_empty() {
+        Ok(held)
+    } else {
+        for error in held.release(hosts).await {
+            tracing::warn!(%error, "could not give the fence back");
+        }
+        Err(refusals)
+    }
+}
+
+/// Operations of others that are in force, one refusal for each.
+fn in_force(seen: &Observation, intent: &Intent, operator: &Operator) -> Vec<Refusal> {
+    let mut found: BTreeMap<(String, String), BTreeSet<NodeName>> = BTreeMap::new();
+    for (node, host) in &seen.hosts {
+        let Ok(host) = host.get() else { continue };
+        let Ok(fencing) = host.fencing.get() else {
+            continue;
+        };
+        let Some(claim) = &fencing.claim else {
+            continue;
+        };
+        let foreign = claim.operator != *operator;
+        if foreign && (fencing.connected || claim.intent.goal != intent.goal) {
+            found
+                .entry((claim.operator.to_string(), claim.intent.goal.to_string()))
+                .or_default()
+                .insert(node.clone());
+        }
+    }
+    found
+        .into_iter()
+        .map(|((holder, goal), hosts)| Refusal::OperationInForce {
+            holder,
+            goal,
+            hosts,
+        })
+        .collect()
+}
+
+/// Hosts that a plan has an effect on: those it acts on, and those that give something to another.
+fn touched(plan: &Plan) -> BTreeSet<NodeName> {
+    let mut nodes = BTreeSet::new();
+    for step in plan.steps() {
+        match (&step.on, &step.ensure) {
+            (Place::Host(node), Ensure::Host(_)) => {
+                nodes.insert(node.clone());
+            }
+            // The machine's maker needs no fence of it, and it may not be there yet.
+            (Place::Host(_), Ensure::Infra(_)) | (Place::Operator, _) => {}
+        }
+        if let Some(handover) = &step.handover {
+            nodes.insert(handover.from().clone());
+        }
+    }
+    nodes
+}
+
+/// Whether there is a host that can acknowledge now: one that is not made yet, or is switched off, does so when it runs.
+fn exists(seen: &Observation, node: &NodeName) -> bool {
+    match seen.infra.get(node) {
+        Some(Seen::Known { value, .. }) => match value.power {
+            Power::Absent | Power::Off => false,
+            Power::Frozen | Power::Running => true,
+        },
+        Some(Seen::Unknown(_)) | None => true,
+    }
+}
+
+/// What is missing to a majority of the old masters and to one of the new ones. Masters nobody could see count as both; those whose
+/// machine is known not to run count as neither: nobody can act on them until somebody starts them, and then they are claimed first.
+fn short_of(
+    seen: &Observation,
+    masters: &BTreeSet<NodeName>,
+    there: &BTreeSet<&NodeName>,
+    acknowledged: &BTreeSet<NodeName>,
+) -> Option<Refusal> {
+    let new: BTreeSet<&NodeName> = masters.iter().filter(|node| there.contains(node)).collect();
+    let old: BTreeSet<&NodeName> = new
+        .iter()
+        .copied()
+        .filter(|node| match seen.etcd_at(node) {
+            Ok(etcd) => etcd.is_some(),
+            Err(_) => true,
+        })
+        .collect();
+    [
+        ("the masters there are", new),
+        ("the masters that run etcd", old),
+    ]
+    .into_iter()
+    .find_map(|(whose, set)| {
+        let have = set
+            .iter()
+            .filter(|node| acknowledged.contains(**node))
+            .count();
+        let needed = quorum::needed(set.len());
+        (!set.is_empty() && have < needed).then(|| Refusal::Missing {
+            missing: Missing::no_answer(
+                format!("the fence on a majority of {whose}"),
+                format!("{have} of {} acknowledged, {needed} needed", set.len()),
+            ),
+        })
+    })
+}
+
+/// A host's answer to a claim as a refusal.
+fn refusal(error: HostError) -> Refusal {
+    match error {
+        HostError::Refused { refusal, .. } => *refusal,
+        other => {
+            let (node, detail) = match other {
+                HostError::Failed { node, error } => (node, error),
+                HostError::Unreachable { node, detail } => (node, detail),
+                HostError::Busy {
+                    node,
+                    action,
+                    since_ms,
+                    ..
+                } => (node, format!("busy with `{action}` for {since_ms} ms")),
+                HostError::Refused { .. } => unreachable!("handled above"),
+            };
+            Refusal::Missing {
+                missing: Missing::no_answer(format!("the fence of {node}"), detail),
+            }
+        }
+    }
+}

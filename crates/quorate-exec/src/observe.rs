@@ -1,0 +1,213 @@
+//! Looking at everything: all hosts side by side, each with a deadline. Start at [`observe`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use quorate_plan::{
+    Intent, Missing, NodeName, Observation, Seen,
+    kubeadm::dns_address,
+    observation::{HostFacts, HostReport, InfraView, Look, Power},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::seam::{Hosts, Infra, World};
+
+/// How long one look may take before the rest goes on without that host. A host that answers takes a fraction of a second; the first
+/// look at a new host brings the binary along, and goes on in the background when this is not enough.
+pub const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// What a host is asked to look at beyond itself, for this intent.
+pub fn look_for(intent: &Intent) -> Look {
+    Look {
+        cluster: intent.spec.name.clone(),
+        endpoint: Some(intent.spec.endpoint.clone()),
+        dns: dns_address(&intent.spec.network.services),
+    }
+}
+
+/// Looks at everything once: the machines first, then all hosts whose machine may answer, side by side.
+///
+/// A host that is not made yet is known to be blank, so that a plan can be made before there are machines. One that is switched off or
+/// frozen is not asked, and says so.
+pub async fn observe<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Observation {
+    Sight::look(world, intent).await.now()
+}
+
+/// An observation that knows when each of its parts was seen, so that it can be used a while later without pretending to be fresh.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    seen: Observation,
+    hosts_at: BTreeMap<NodeName, Instant>,
+    infra_at: Instant,
+    /// When everything was last looked at together.
+    pub(crate) whole_at: Instant,
+}
+
+impl Sight {
+    pub(crate) async fn look<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Self {
+        let infra = world.infra.observe().await;
+        let infra_at = Instant::now();
+        let nodes: BTreeSet<&NodeName> = intent.spec.machines().map(|(node, ..)| node).collect();
+        let reports = join_all(nodes.into_iter().map(async |node| {
+            let report = report(&world.hosts, node, infra.get(node)).await;
+            (node, report, Instant::now())
+        }))
+        .await;
+        let mut sight = Self {
+            seen: Observation {
+                infra,
+                ..Observation::default()
+            },
+            hosts_at: BTreeMap::new(),
+            infra_at,
+            whole_at: Instant::now(),
+        };
+        for (node, report, at) in reports {
+            sight.record_at(node, report, at);
+        }
+        sight
+    }
+
+    /// Looks at one machine again: at itself, and at what makes it.
+    pub(crate) async fn look_at<H: Hosts, I: Infra>(
+        world: &World<H, I>,
+        node: &NodeName,
+        with_infra: bool,
+    ) -> Glance {
+        let infra = if with_infra {
+            Some(world.infra.observe().await)
+        } else {
+            None
+        };
+        let machine = infra.as_ref().and_then(|infra| infra.get(node));
+        let report = report(&world.hosts, node, machine).await;
+        Glance {
+            node: node.clone(),
+            report,
+            infra,
+            at: Instant::now(),
+        }
+    }
+
+    pub(crate) fn take_in(&mut self, glance: Glance) {
+        if let Some(infra) = glance.infra {
+            self.seen.infra = infra;
+            self.infra_at = glance.at;
+        }
+        self.record_at(&glance.node, glance.report, glance.at);
+    }
+
+    /// A host's answer, just now.
+    pub(crate) fn record(&mut self, node: &NodeName, report: HostReport) {
+        self.record_at(node, Seen::now(report), Instant::now());
+    }
+
+    fn record_at(&mut self, node: &NodeName, report: Seen<HostReport>, at: Instant) {
+        self.seen.record(node, report);
+        self.hosts_at.insert(node.clone(), at);
+    }
+
+    /// Takes over what `other` saw later than this.
+    pub(crate) fn merge(&mut self, other: Self) {
+        let newer: BTreeSet<NodeName> = self
+            .hosts_at
+            .iter()
+            .filter(|(node, at)| other.hosts_at.get(*node).is_none_or(|other| other < at))
+            .map(|(node, _)| node.clone())
+            .collect();
+        let before = std::mem::replace(self, other);
+        for node in newer {
+            let Observation {
+                hosts, etcd, api, ..
+            } = &before.seen;
+            copy(&mut self.seen.hosts, hosts, &node);
+            copy(&mut self.seen.etcd, etcd, &node);
+            copy(&mut self.seen.api, api, &node);
+            self.hosts_at.insert(node.clone(), before.hosts_at[&node]);
+        }
+        if before.infra_at > self.infra_at {
+            self.seen.infra = before.seen.infra;
+            self.infra_at = before.infra_at;
+        }
+    }
+
+    /// What was seen, with the ages it has by now.
+    pub(crate) fn now(&self) -> Observation {
+        let now = Instant::now();
+        let since = |node: &NodeName| {
+            self.hosts_at
+                .get(node)
+                .map_or(Duration::ZERO, |at| now.saturating_duration_since(*at))
+        };
+        let mut seen = self.seen.clone();
+        age(&mut seen.hosts, since);
+        age(&mut seen.etcd, since);
+        age(&mut seen.api, since);
+        age(&mut seen.infra, |_| {
+            now.saturating_duration_since(self.infra_at)
+        });
+        seen
+    }
+}
+
+/// One look at one machine.
+pub(crate) struct Glance {
+    node: NodeName,
+    report: Seen<HostReport>,
+    infra: Option<BTreeMap<NodeName, Seen<InfraView>>>,
+    at: Instant,
+}
+
+fn copy<T: Clone>(to: &mut BTreeMap<NodeName, T>, from: &BTreeMap<NodeName, T>, node: &NodeName) {
+    if let Some(value) = from.get(node) {
+        to.insert(node.clone(), value.clone());
+    }
+}
+
+fn age<T>(seen: &mut BTreeMap<NodeName, Seen<T>>, by: impl Fn(&NodeName) -> Duration) {
+    for (node, seen) in seen {
+        match seen {
+            Seen::Known { age, .. } => *age += by(node),
+            Seen::Unknown(_) => {}
+        }
+    }
+}
+
+async fn report<H: Hosts>(
+    hosts: &H,
+    node: &NodeName,
+    machine: Option<&Seen<InfraView>>,
+) -> Seen<HostReport> {
+    let power = match machine {
+        Some(Seen::Known { value, .. }) => Some(value.power),
+        // The provider does not know: the host may.
+        Some(Seen::Unknown(_)) | None => None,
+    };
+    let held = |state: &str| {
+        Seen::Unknown(Missing::not_looked(format!(
+            "host {node}, whose machine is {state},"
+        )))
+    };
+    match power {
+        Some(Power::Absent) => Seen::now(HostReport {
+            facts: HostFacts::blank(node),
+            etcd: Seen::now(None),
+            api: Seen::now(None),
+        }),
+        Some(Power::Off) => held("switched off"),
+        Some(Power::Frozen) => held("frozen"),
+        Some(Power::Running) | None => {
+            timeout(LOOK_MAX, hosts.report(node))
+                .await
+                .unwrap_or_else(|_| {
+                    Seen::Unknown(Missing::no_answer(
+                        format!("host {node}"),
+                        format!("no answer within {} s", LOOK_MAX.as_secs()),
+                    ))
+                })
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! How often a run looks, and how long it waits for what passes by itself. Limits for a slow machine, not expectations.
+
+use std::time::Duration;
+
+/// Between the first looks at something that was just acted on: a fraction of what a kubelet needs to start a container.
+pub(crate) const LOOK_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Between later looks: seldom enough not to load a host that is busy starting something.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A look at all hosts is taken at most this often while waiting for one step: some end states are told by others than the host that was
+/// acted on.
+pub(crate) const WHOLE_LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The oldest look a host is given as testimony for a change, and the runner acts on.
+pub(crate) const TESTIMONY_AGE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a refusal or a departure right after an effect may pass by itself: an apiserver that restarts on a busy machine is away for
+/// up to 40 s.
+pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(60);
+
+/// How long a host may fail to answer before the first effect.
+pub(crate) const FIRST_LOOK_MAX: Duration = Duration::from_secs(15);
+
+/// How long to wait for what happens by itself when nothing else is left to do.
+pub(crate) const WAITING_MAX: Duration = Duration::from_secs(300);
+
+/// How long a host may be silent in the middle of a step before the step is given up.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);
+
+/// How often a step that has to ask again says why.
+pub(crate) const EXCUSE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often one step is acted on before it is clear that its end state does not last.
+pub(crate) const TRIES_MAX: u32 = 3;
+
+/// The pause after `pause`.
+pub(crate) fn longer(pause: Duration) -> Duration {
+    (pause * 3 / 2).min(LOOK_PAUSE_MAX)
+}

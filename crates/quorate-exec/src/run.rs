@@ -1,0 +1,317 @@
+//! Running an approved plan: look, plan afresh, permit, act, look until it stands, repeat. Start at [`run`].
+//!
+//! Nothing is undone and nothing is remembered: what is left to do follows from what is seen. A stage that fails ends the run when the
+//! steps in flight have ended.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use quorate_plan::{
+    Event, Intent, Observation, Operator, Plan, Planning, Quorum, Refusal, Stage, Standing, Step,
+    event::Verdict,
+    permit, plan,
+    plan::{Departure, Waiting},
+    quorum,
+    refusal::RefusalCode,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    fence::{self, Held},
+    observe::Sight,
+    pace,
+    seam::{Hosts, Infra, World},
+    stage::act,
+    stop::{Stop, StopSignal},
+};
+
+/// Acts on `approved` until nothing is left of it, and says how that ended. The same is told as events, the effects each before and after.
+///
+/// It goes on as long as planning afresh yields the rest of what was approved. The fence is given back when everything stands, or when
+/// nothing was done; otherwise the operation stays in force on its hosts, so that any operator's machine can finish it and no other verb
+/// begins meanwhile.
+pub async fn run<H: Hosts, I: Infra>(
+    approved: &Plan,
+    intent: &Intent,
+    world: &World<H, I>,
+    operator: &Operator,
+    stop: &StopSignal,
+    emit: &mut dyn FnMut(Event),
+) -> Verdict {
+    let run = Run {
+        approved,
+        intent,
+        world,
+        stop,
+        emit: RefCell::new(emit),
+        acted: Cell::new(false),
+        tries: RefCell::default(),
+    };
+    run.tell(Event::Started {
+        operator: operator.clone(),
+        intent: Box::new(intent.clone()),
+        plan: approved.clone(),
+    });
+    let mut held = None;
+    let verdict = run.to_the_end(operator, &mut held).await;
+    if let Some(held) = held
+        && (verdict == Verdict::Done || !run.acted.get())
+    {
+        for error in held.release(&world.hosts).await {
+            tracing::warn!(%error, "could not give the fence back");
+        }
+    }
+    if let Verdict::Refused { refusals } = &verdict {
+        for refusal in refusals {
+            run.tell(Event::Refused {
+                refusal: refusal.clone(),
+            });
+        }
+    }
+    run.tell(Event::Ended {
+        verdict: verdict.clone(),
+    });
+    verdict
+}
+
+/// A run in progress.
+pub(crate) struct Run<'a, H, I> {
+    pub(crate) approved: &'a Plan,
+    pub(crate) intent: &'a Intent,
+    pub(crate) world: &'a World<H, I>,
+    pub(crate) stop: &'a StopSignal,
+    emit: RefCell<&'a mut dyn FnMut(Event)>,
+    /// An effect was made: from then on the world may need a moment before it looks like a plan again.
+    pub(crate) acted: Cell<bool>,
+    /// How often each step was acted on.
+    pub(crate) tries: RefCell<Vec<(Step, u32)>>,
+}
+
+/// What comes next.
+struct Next {
+    stage: Stage,
+    sight: Sight,
+    left: usize,
+}
+
+impl<H: Hosts, I: Infra> Run<'_, H, I> {
+    pub(crate) fn tell(&self, event: Event) {
+        (self.emit.borrow_mut())(event);
+    }
+
+    async fn to_the_end(&self, operator: &Operator, held: &mut Option<Held>) -> Verdict {
+        let mut shown = 0;
+        loop {
+            let Next { stage, sight, left } = match self.next().await {
+                Ok(Some(next)) => next,
+                Ok(None) => return Verdict::Done,
+                Err(verdict) => return verdict,
+            };
+            if self.stops_at(&sight.now()) {
+                return Verdict::Stopped { left };
+            }
+            let Some(held) = held else {
+                let seen = sight.now();
+                match fence::take(
+                    &self.world.hosts,
+                    &seen,
+                    self.intent,
+                    self.approved,
+                    operator,
+                )
+                .await
+                {
+                    Ok(taken) => {
+                        self.tell(Event::Fenced {
+                            fence: taken.fence(),
+                        });
+                        *held = Some(taken);
+                    }
+                    Err(refusals) => return refused(refusals),
+                }
+                // What was seen before the fence was taken may be another operator's last act away from the truth: look again.
+                continue;
+            };
+            let number = self.number(&stage);
+            if number > shown {
+                shown = number;
+                self.tell(Event::StageStarted {
+                    number,
+                    title: stage.title.clone(),
+                    change: stage.change.clone(),
+                });
+            }
+            let sight = RefCell::new(sight);
+            let end = tokio::select! {
+                biased;
+                end = act(self, held, &stage, &sight) => end,
+                () = self.stop.reached(Stop::Now) => return Verdict::Stopped { left },
+            };
+            if let Err(verdict) = end {
+                return verdict;
+            }
+        }
+    }
+
+    /// Looks and plans until there is a stage that may be acted on, nothing is left, or it is clear that neither will be.
+    ///
+    /// Right after an effect a host may restart what answers for it: what would be a refusal or a departure then gets a bounded time to
+    /// pass before it is one.
+    async fn next(&self) -> Result<Option<Next>, Verdict> {
+        let since = Instant::now();
+        let mut pause = pace::LOOK_PAUSE_MIN;
+        loop {
+            let sight = Sight::look(self.world, self.intent).await;
+            let seen = sight.now();
+            let trouble = match self.judge(&seen) {
+                Ok(None) => return Ok(None),
+                Ok(Some((stage, left))) => return Ok(Some(Next { stage, sight, left })),
+                Err(trouble) => trouble,
+            };
+            if since.elapsed() >= trouble.patience(self.acted.get())
+                || self.stop.asked() >= Stop::BeforeNextEffect
+            {
+                return Err(trouble.verdict());
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.reached(Stop::BeforeNextEffect) => {}
+            }
+            pause = pace::longer(pause);
+        }
+    }
+
+    /// The first stage of a fresh plan, permitted, and how many steps are left.
+    fn judge(&self, seen: &Observation) -> Result<Option<(Stage, usize)>, Trouble> {
+        let Planning {
+            plan,
+            waiting,
+            refused,
+        } = plan(self.intent, seen);
+        if !refused.is_empty() {
+            return Err(Trouble::Refused(refused));
+        }
+        if let Err(departure) = plan.rest_of(self.approved) {
+            // When all that was approved stands, what is left is another plan, and no look will make it this one.
+            let finished = self
+                .approved
+                .steps()
+                .all(|step| matches!(step.standing(seen), Standing::Done(_)));
+            return Err(Trouble::Departed {
+                departure,
+                finished,
+            });
+        }
+        let left = plan.len();
+        let Some(stage) = plan.stages.into_iter().next() else {
+            return if waiting.is_empty() {
+                Ok(None)
+            } else {
+                Err(Trouble::Waiting(waiting))
+            };
+        };
+        if let Some(change) = &stage.change {
+            // Hosts earn their own permit from a fresh look; this one is so that nothing begins that they would refuse.
+            let _permitted = permit(seen, change, &self.intent.accepted)
+                .map_err(|refusal| Trouble::Refused(vec![refusal]))?;
+        }
+        Ok(Some((stage, left)))
+    }
+
+    /// Whether to stop here, between two steps that do not belong together.
+    pub(crate) fn stops_at(&self, seen: &Observation) -> bool {
+        match self.stop.asked() {
+            Stop::No => false,
+            Stop::AtSafePoint => !self.acted.get() || may_rest(seen),
+            Stop::BeforeNextEffect | Stop::Now => true,
+        }
+    }
+
+    /// The stage's place in the approved plan, from 1.
+    fn number(&self, stage: &Stage) -> usize {
+        let place = self.approved.stages.iter().position(|old| {
+            old.title == stage.title
+                && old.change == stage.change
+                && stage.steps.iter().all(|step| old.steps.contains(step))
+        });
+        1 + place.expect("the plan is the rest of the approved one, so its stages are in it")
+    }
+}
+
+/// Whether the cluster may be left as it is: not with more voters than one of which none may be lost.
+fn may_rest(seen: &Observation) -> bool {
+    match Quorum::of(seen) {
+        Ok(Some(quorum)) => {
+            let voters = quorum.voter_count();
+            voters == 1 || quorum::tolerance(voters, voters) > 0
+        }
+        // No cluster yet, or nobody can say: going on would not make that better known.
+        Ok(None) | Err(_) => true,
+    }
+}
+
+/// Why nothing can be acted on just now.
+enum Trouble {
+    Refused(Vec<Refusal>),
+    Departed {
+        departure: Departure,
+        /// All that was approved stands.
+        finished: bool,
+    },
+    Waiting(Vec<Waiting>),
+}
+
+impl Trouble {
+    /// How long it may take to pass by itself.
+    fn patience(&self, acted: bool) -> Duration {
+        match self {
+            Self::Waiting(_) => pace::WAITING_MAX,
+            Self::Refused(refusals) if refusals.iter().any(is_final) => Duration::ZERO,
+            Self::Departed { finished: true, .. } => Duration::ZERO,
+            Self::Refused(_) | Self::Departed { .. } if acted => pace::SETTLING_MAX,
+            // Before the first effect only what was not seen may appear by itself: one failed look is not an answer.
+            Self::Refused(refusals) if refusals.iter().all(is_missing) => pace::FIRST_LOOK_MAX,
+            Self::Refused(_) | Self::Departed { .. } => Duration::ZERO,
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Refused(refusals) => refused(refusals),
+            Self::Departed { departure, .. } => refused(vec![Refusal::PlanDeparted {
+                departure: Box::new(departure),
+            }]),
+            Self::Waiting(waiting) => Verdict::Unseen {
+                missing: waiting
+                    .into_iter()
+                    .map(|waiting| format!("{}: {}", waiting.on, waiting.what))
+                    .collect(),
+            },
+        }
+    }
+}
+
+/// Refusals as a verdict: nothing but missing looks is not a no.
+pub(crate) fn refused(refusals: Vec<Refusal>) -> Verdict {
+    if refusals.iter().all(is_missing) {
+        Verdict::Unseen {
+            missing: refusals.iter().map(Refusal::to_string).collect(),
+        }
+    } else {
+        Verdict::Refused { refusals }
+    }
+}
+
+fn is_missing(refusal: &Refusal) -> bool {
+    refusal.code() == RefusalCode::Missing
+}
+
+/// Somebody else's word, which no waiting changes.
+fn is_final(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.code(),
+        RefusalCode::Fenced | RefusalCode::OperationInForce | RefusalCode::ForeignHost
+    )
+}
