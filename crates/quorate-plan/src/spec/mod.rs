@@ -2,7 +2,16 @@
 //!
 //! A `Spec` is whole: names and addresses that the file leaves to Quorate are filled in, by rules that depend on nothing but the file.
 
+mod check;
+mod endpoint;
+mod findings;
+mod hosts;
+mod nets;
+mod network;
 pub mod parse;
+mod raw;
+mod read;
+mod yaml;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ClusterName, NodeName, kubeadm::Peer, observation::EndpointName};
 
 pub use parse::parse;
+pub use raw::schema;
 
 /// The cluster as it shall be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
