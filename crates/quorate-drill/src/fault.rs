@@ -1,0 +1,55 @@
+//! Faults, and whoever can make them real. Start at [`Faults`].
+
+use quorate_plan::NodeName;
+use serde::{Deserialize, Serialize};
+
+/// What is done to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fault {
+    /// Every process ends at once and the network is gone; the disk cache of the machine underneath is kept.
+    PowerLoss,
+    /// Every process stops; the kernel underneath goes on acknowledging.
+    Freeze,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PowerLoss => "abrupt stop, disk cache kept",
+            Self::Freeze => "freeze",
+        })
+    }
+}
+
+/// Why a fault could not be made or mended.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {what} {node}")]
+pub struct FaultError {
+    /// What was tried: `cut the power of`.
+    pub what: &'static str,
+    /// The host.
+    pub node: NodeName,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Whoever can break hosts and mend them again.
+#[allow(
+    async_fn_in_trait,
+    reason = "driven on one task; no implementation has to be Send"
+)]
+pub trait Faults {
+    /// Breaks a host.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    async fn strike(&self, fault: Fault, node: &NodeName) -> Result<(), FaultError>;
+
+    /// Mends what was broken.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    async fn mend(&self, fault: Fault, node: &NodeName) -> Result<(), FaultError>;
+}
