@@ -199,6 +199,7 @@ mod tests {
         write(number, Outcome::Acknowledged { revision })
     }
 
+    #[expect(clippy::type_complexity, reason = "the three arguments of `check`")]
     fn history() -> (Vec<Write>, BTreeMap<String, u64>, Vec<(String, u64)>) {
         let writes: Vec<Write> = (1..=20)
             .map(|number| acknowledged(number, 100 + number))
