@@ -11,9 +11,12 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+/// How much of the member's first bytes is read before the connection is used: a SETTINGS frame is below it.
+const GREETING_BYTES: usize = 256;
 
 /// The client's certificate and the authority that signed the member's, as PEM.
 ///
@@ -82,13 +85,14 @@ pub enum ConnectError {
     /// The name did not resolve, nobody listens, or there is no way there.
     #[error("no TCP connection")]
     Tcp(#[source] io::Error),
-    /// The handshake failed: wrong authority, wrong name, expired, or not a TLS server.
+    /// The handshake failed: wrong authority, wrong name, expired, not a TLS server, or the member refused our certificate (then
+    /// [`ConnectError::tls`] is an alert, or the connection just ended).
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
     /// The peer stayed silent, as a stopped process or a dropping firewall does.
     #[error("{phase} did not finish within {after:?}")]
     Silent {
-        /// `TCP connect` or `TLS handshake`.
+        /// `TCP connect`, `TLS handshake` or `HTTP/2 greeting`.
         phase: &'static str,
         /// [`crate::Timeouts::connect`].
         after: Duration,
@@ -178,12 +182,27 @@ impl Connector {
         let Some((connector, name)) = self.tls else {
             return Ok(TokioIo::new(Stream::Plain(tcp)));
         };
-        let left = self.within.saturating_sub(started.elapsed());
-        let stream = tokio::time::timeout(left, connector.connect(name, tcp))
+        let left = || self.within.saturating_sub(started.elapsed());
+        let mut stream = tokio::time::timeout(left(), connector.connect(name, tcp))
             .await
             .map_err(silent("TLS handshake"))?
             .map_err(ConnectError::Tls)?;
-        Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
+        // Under TLS 1.3 our side of the handshake ends before the member has judged our certificate; its refusal would end a call
+        // as a broken connection, and nobody would know whether the call was carried out. An HTTP/2 server greets first, so its
+        // first bytes are the proof that it took us.
+        let mut greeting = vec![0; GREETING_BYTES];
+        let read = tokio::time::timeout(left(), stream.read(&mut greeting))
+            .await
+            .map_err(silent("HTTP/2 greeting"))?
+            .map_err(ConnectError::Tls)?;
+        if read == 0 {
+            return Err(ConnectError::Tls(io::ErrorKind::UnexpectedEof.into()));
+        }
+        greeting.truncate(read);
+        Ok(TokioIo::new(Stream::Tls {
+            greeting,
+            stream: Box::new(stream),
+        }))
     }
 }
 
@@ -204,7 +223,11 @@ impl tonic::codegen::Service<http::Uri> for Connector {
 /// A connection with or without TLS.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls {
+        /// What was read before the connection was handed over; it is read again first.
+        greeting: Vec<u8>,
+        stream: Box<TlsStream<TcpStream>>,
+    },
 }
 
 impl AsyncRead for Stream {
@@ -215,7 +238,13 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(s) => Pin::new(s).poll_read(cx, buf),
-            Stream::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Stream::Tls { greeting, .. } if !greeting.is_empty() => {
+                let part = greeting.len().min(buf.remaining());
+                buf.put_slice(&greeting[..part]);
+                greeting.drain(..part);
+                Poll::Ready(Ok(()))
+            }
+            Stream::Tls { stream, .. } => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -228,21 +257,21 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(s) => Pin::new(s).poll_write(cx, buf),
-            Stream::Tls(s) => Pin::new(s).poll_write(cx, buf),
+            Stream::Tls { stream, .. } => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(s) => Pin::new(s).poll_flush(cx),
-            Stream::Tls(s) => Pin::new(s).poll_flush(cx),
+            Stream::Tls { stream, .. } => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(s) => Pin::new(s).poll_shutdown(cx),
-            Stream::Tls(s) => Pin::new(s).poll_shutdown(cx),
+            Stream::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

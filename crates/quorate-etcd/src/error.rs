@@ -13,7 +13,7 @@ const PEER_TEXT_MAX: usize = 300;
 
 /// Why a call has no result.
 ///
-/// Each variant but the first four is an answer of etcd 3.6.16; `docs/design/etcd-rules.md` lists when it gives which.
+/// Each variant but `Unreachable`, `Broken`, `Deadline`, `SnapshotDamaged` and `Malformed` is an answer of etcd 3.6.16; `docs/design/etcd-rules.md` lists when it gives which.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EtcdError {
@@ -25,17 +25,6 @@ pub enum EtcdError {
         /// How far it got.
         #[source]
         source: ConnectError,
-    },
-    /// The TLS peers disagree: the member refused our certificate (or, under TLS 1.2, the reverse). Nothing was carried out.
-    ///
-    /// A certificate of the *member's* that we refuse is `Unreachable` with [`ConnectError::Tls`].
-    #[error("etcd at {endpoint} refused the TLS connection")]
-    Refused {
-        /// Where the member was looked for.
-        endpoint: String,
-        /// The alert it sent.
-        #[source]
-        source: rustls::Error,
     },
     /// The connection broke after the request may have been sent.
     #[error("the connection to etcd at {endpoint} broke during `{call}`: {why}")]
@@ -92,15 +81,23 @@ pub enum EtcdError {
     #[error("the member is a voter already")]
     NotALearner,
     /// `etcdserver: member not found`: no such id, or it was removed before.
+    ///
+    /// From adding a member it means that the same peer URL was added and removed within this second: its id, the same again, is
+    /// one that was removed. Added a second later it is accepted.
     #[error("etcd has no member with that id")]
     MemberNotFound,
     /// `etcdserver: Peer URLs already exists`: another member has that peer URL.
+    ///
+    /// Also `etcdserver: member ID already exist`: a new member's id is a hash of its peer URLs and the second in which it is added,
+    /// so adding the same URL twice within a second meets its own id first.
     #[error("another etcd member has that peer URL")]
     PeerUrlExists,
     /// `etcdserver: bad leader transferee`: the target of a move is not a voter.
     #[error("leadership cannot be moved to that member")]
     BadTransferee,
     /// `etcdserver: request is too large` (1.5 MiB unless `--max-request-bytes` is set).
+    ///
+    /// Or, 512 KiB above that limit, `grpc: received message larger than max (… vs. …)`.
     #[error("etcd refuses the request as too large")]
     RequestTooLarge,
     /// `etcdserver: mvcc: database space exceeded`: the quota is used up and the NOSPACE alarm rings, or this write rang it.
@@ -163,7 +160,6 @@ impl EtcdError {
             // The write that crosses the quota is applied *and* answered with this error, on every member that sees the quota crossed.
             EtcdError::NoSpace => true,
             EtcdError::Unreachable { .. }
-            | EtcdError::Refused { .. }
             | EtcdError::NoLeader { .. }
             | EtcdError::NotLeader
             | EtcdError::IsLearner { .. }
@@ -203,7 +199,12 @@ impl EtcdError {
         if let Some(transport) = transport_error(status) {
             return match transport {
                 Transport::Connect(source) => EtcdError::Unreachable { endpoint, source },
-                Transport::Alert(source) => EtcdError::Refused { endpoint, source },
+                Transport::TimeIsOver => EtcdError::Deadline {
+                    endpoint,
+                    call,
+                    waited,
+                    answer: None,
+                },
                 Transport::Other(why) => EtcdError::Broken {
                     endpoint,
                     call,
@@ -232,11 +233,15 @@ impl EtcdError {
             }
             "can only promote a learner member" => EtcdError::NotALearner,
             "member not found" => EtcdError::MemberNotFound,
-            "Peer URLs already exists" => EtcdError::PeerUrlExists,
+            "Peer URLs already exists" | "member ID already exist" => EtcdError::PeerUrlExists,
             "bad leader transferee" => EtcdError::BadTransferee,
             "request is too large" => EtcdError::RequestTooLarge,
             "mvcc: database space exceeded" => EtcdError::NoSpace,
             "corrupt cluster" => EtcdError::Corrupt,
+            // 512 KiB above etcd's own limit it is gRPC that refuses, before etcd sees it.
+            text if text.starts_with("grpc: received message larger than max") => {
+                EtcdError::RequestTooLarge
+            }
             text if text.starts_with("request timed out") => EtcdError::Deadline {
                 endpoint,
                 call,
@@ -258,9 +263,10 @@ impl EtcdError {
     }
 }
 
+/// What our side of the connection has to say.
 enum Transport {
     Connect(ConnectError),
-    Alert(rustls::Error),
+    TimeIsOver,
     Other(String),
 }
 
@@ -272,35 +278,14 @@ fn transport_error(status: &Status) -> Option<Transport> {
         if let Some(connect) = err.downcast_ref::<ConnectError>() {
             return Some(Transport::Connect(copy(connect)));
         }
-        if let Some(io) = err.downcast_ref::<io::Error>()
-            && let Some(rustls::Error::AlertReceived(alert)) =
-                io.get_ref().and_then(|e| e.downcast_ref())
-            && is_handshake_alert(*alert)
-        {
-            return Some(Transport::Alert(rustls::Error::AlertReceived(*alert)));
+        // tonic ends a call at the deadline that is sent along, at about the same moment as we do.
+        if err.is::<tonic::TimeoutExpired>() {
+            return Some(Transport::TimeIsOver);
         }
         last = err.to_string();
         next = err.source();
     }
     Some(Transport::Other(escaped(&last)))
-}
-
-/// Alerts by which a server refuses the client's certificate. Under TLS 1.3 they arrive after the request was sent, yet the
-/// server never reads it: its handshake did not complete.
-fn is_handshake_alert(alert: rustls::AlertDescription) -> bool {
-    use rustls::AlertDescription as A;
-    matches!(
-        alert,
-        A::BadCertificate
-            | A::CertificateRequired
-            | A::CertificateExpired
-            | A::CertificateRevoked
-            | A::CertificateUnknown
-            | A::UnknownCA
-            | A::UnsupportedCertificate
-            | A::AccessDenied
-            | A::HandshakeFailure
-    )
 }
 
 /// The status owns its source; ours must own it too, and `io::Error` cannot be cloned.
@@ -339,4 +324,71 @@ fn escaped(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(code: Code, message: &str) -> EtcdError {
+        EtcdError::from_status(
+            "https://127.0.0.1:2379",
+            "/Call",
+            Duration::ZERO,
+            &Status::new(code, message),
+        )
+    }
+
+    #[test]
+    fn answers_that_are_hard_to_provoke_are_read_too() {
+        assert!(matches!(
+            read(Code::Unavailable, "etcdserver: no leader"),
+            EtcdError::NoLeader { .. }
+        ));
+        assert!(matches!(
+            read(Code::DataLoss, "etcdserver: corrupt cluster"),
+            EtcdError::Corrupt
+        ));
+        assert!(matches!(
+            read(Code::PermissionDenied, "etcdserver: permission denied"),
+            EtcdError::Denied { .. }
+        ));
+        let reconfiguration =
+            "etcdserver: re-configuration failed due to not enough started members";
+        for code in [Code::Unknown, Code::FailedPrecondition] {
+            assert!(matches!(
+                read(code, reconfiguration),
+                EtcdError::NotEnoughStarted
+            ));
+        }
+        for timeout in [
+            "",
+            ", possibly due to previous leader failure",
+            ", waiting for the applied index took too long",
+        ] {
+            let err = read(
+                Code::Unavailable,
+                &format!("etcdserver: request timed out{timeout}"),
+            );
+            assert!(
+                matches!(
+                    err,
+                    EtcdError::Deadline {
+                        answer: Some(_),
+                        ..
+                    }
+                ),
+                "{err:?}"
+            );
+            assert!(err.may_have_applied());
+        }
+        // A leader that changes in the middle leaves the write's fate open.
+        assert!(read(Code::Unavailable, "etcdserver: leader changed").may_have_applied());
+    }
+
+    #[test]
+    fn a_peers_text_is_cut_and_cannot_move_the_cursor() {
+        let shown = read(Code::Internal, &format!("\u{1b}[2J{}", "x".repeat(10_000))).to_string();
+        assert!(!shown.contains('\u{1b}') && shown.len() < 400, "{shown}");
+    }
 }

@@ -25,10 +25,7 @@ pub struct Snapshot {
     endpoint: String,
     stream: tonic::Streaming<wire::SnapshotResponse>,
     stall_max: Duration,
-    hasher: Sha256,
-    /// The last bytes seen, which are the appended hash if nothing follows.
-    tail: Vec<u8>,
-    bytes: u64,
+    seal: Seal,
     total: Option<u64>,
     version: String,
     sum: Option<SnapshotSum>,
@@ -49,7 +46,7 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("endpoint", &self.endpoint)
-            .field("bytes", &self.bytes)
+            .field("bytes", &self.seal.bytes)
             .finish_non_exhaustive()
     }
 }
@@ -84,9 +81,7 @@ impl Client {
             endpoint: self.endpoint.to_string(),
             stream,
             stall_max,
-            hasher: Sha256::new(),
-            tail: Vec::with_capacity(SUM_LEN),
-            bytes: 0,
+            seal: Seal::default(),
             total: None,
             version: String::new(),
             sum: None,
@@ -126,10 +121,24 @@ impl Snapshot {
                             Some(part.remaining_bytes + part.blob.len() as u64 + SUM_LEN as u64);
                         self.version = part.version;
                     }
-                    self.take(&part.blob);
+                    self.seal.take(&part.blob);
                     return Ok(Some(part.blob));
                 }
-                None => self.sum = Some(self.verified()?),
+                None => {
+                    let sha256 = self
+                        .seal
+                        .verify()
+                        .map_err(|why| EtcdError::SnapshotDamaged {
+                            endpoint: self.endpoint.clone(),
+                            why,
+                        })?;
+                    let storage_version = std::mem::take(&mut self.version);
+                    self.sum = Some(SnapshotSum {
+                        bytes: self.seal.bytes,
+                        sha256,
+                        storage_version,
+                    });
+                }
             }
         }
     }
@@ -160,7 +169,18 @@ impl Snapshot {
         to.flush().await.map_err(SnapshotWriteError::Write)?;
         Ok(self.sum.expect("next() yields None only after setting it"))
     }
+}
 
+/// Tells the database from the hash behind it, without knowing where the one ends before everything has arrived.
+#[derive(Default)]
+struct Seal {
+    hasher: Sha256,
+    /// The last bytes seen, which are the appended hash if nothing follows.
+    tail: Vec<u8>,
+    bytes: u64,
+}
+
+impl Seal {
     fn take(&mut self, part: &[u8]) {
         self.bytes += part.len() as u64;
         self.tail.extend_from_slice(part);
@@ -169,31 +189,69 @@ impl Snapshot {
         self.tail.drain(..database);
     }
 
-    fn verified(&mut self) -> Result<SnapshotSum, EtcdError> {
-        let damaged = |why| EtcdError::SnapshotDamaged {
-            endpoint: self.endpoint.clone(),
-            why,
-        };
+    /// The hash, or what is wrong.
+    fn verify(&mut self) -> Result<[u8; SUM_LEN], String> {
         let Ok(sent) = <[u8; SUM_LEN]>::try_from(self.tail.as_slice()) else {
-            return Err(damaged(format!("it ended after {} bytes", self.bytes)));
+            return Err(format!("it ended after {} bytes", self.bytes));
         };
         if !(self.bytes - SUM_LEN as u64).is_multiple_of(SECTOR) {
-            return Err(damaged(format!(
+            return Err(format!(
                 "{} bytes arrived, which is not a multiple of {SECTOR} plus {SUM_LEN}",
                 self.bytes
-            )));
+            ));
         }
         let seen: [u8; SUM_LEN] = self.hasher.finalize_reset().into();
         if seen != sent {
-            return Err(damaged(format!(
+            return Err(format!(
                 "the SHA-256 of its {} bytes is not the one etcd sent",
                 self.bytes
-            )));
+            ));
         }
-        Ok(SnapshotSum {
-            bytes: self.bytes,
-            sha256: seen,
-            storage_version: std::mem::take(&mut self.version),
-        })
+        Ok(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verify(parts: &[&[u8]]) -> Result<[u8; SUM_LEN], String> {
+        let mut seal = Seal::default();
+        parts.iter().for_each(|part| seal.take(part));
+        seal.verify()
+    }
+
+    #[test]
+    fn a_whole_snapshot_is_known_however_it_is_cut() {
+        let database = vec![3; 2048];
+        let sum: [u8; SUM_LEN] = Sha256::digest(&database).into();
+        let sent = [database.as_slice(), &sum].concat();
+        for size in [1, 7, 31, 32, 33, 1000, sent.len()] {
+            let parts: Vec<&[u8]> = sent.chunks(size).collect();
+            assert_eq!(verify(&parts), Ok(sum), "in parts of {size}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_one_is_refused() {
+        let database = vec![3; 2048];
+        let sum = Sha256::digest(&database);
+        let mut flipped = [database.as_slice(), &sum].concat();
+        flipped[100] ^= 1;
+        assert!(verify(&[&flipped]).unwrap_err().contains("SHA-256"));
+        // The database without its hash, which is also a multiple of 512 short of 32.
+        assert!(verify(&[&database]).unwrap_err().contains("multiple"));
+        // A whole sector is missing.
+        assert!(
+            verify(&[&database[512..], &sum])
+                .unwrap_err()
+                .contains("SHA-256")
+        );
+        assert!(
+            verify(&[&sum[..31]])
+                .unwrap_err()
+                .contains("ended after 31")
+        );
+        assert!(verify(&[]).is_err());
     }
 }
