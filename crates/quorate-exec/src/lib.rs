@@ -10,6 +10,7 @@ pub mod observe;
 mod pace;
 pub mod run;
 pub mod seam;
+pub mod ssh;
 mod stage;
 pub mod stop;
 
@@ -17,4 +18,5 @@ pub use journal::{Journal, JournalError, Recorder};
 pub use observe::{look_for, observe};
 pub use run::run;
 pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
+pub use ssh::{Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings};
 pub use stop::{Stop, StopSignal};
