@@ -76,8 +76,8 @@ impl Held {
 
 /// Takes the fence for acting on `plan`.
 ///
-/// An operation that somebody is at, or that has another goal, is not taken over: it has to end, or be finished, first. One of the same
-/// goal that nobody is at any more is continued.
+/// An operation that somebody is at is not taken over. One that nobody is at any more can be continued by anybody who wants the same,
+/// and replaced by whoever began it. Hosts judge that again when they are claimed.
 ///
 /// # Errors
 /// Why not. Hosts that had acknowledged already were told that it is over.
@@ -157,8 +157,11 @@ fn in_force(seen: &Observation, intent: &Intent, operator: &Operator) -> Vec<Ref
         let Some(claim) = &fencing.claim else {
             continue;
         };
-        let foreign = claim.operator != *operator;
-        if foreign && (fencing.connected || claim.intent.goal != intent.goal) {
+        let same_run = claim.operator == *operator;
+        let same_person =
+            (&claim.operator.user, &claim.operator.machine) == (&operator.user, &operator.machine);
+        let may_go_on = same_person || claim.intent == *intent;
+        if !same_run && (fencing.connected || !may_go_on) {
             found
                 .entry((claim.operator.to_string(), claim.intent.goal.to_string()))
                 .or_default()

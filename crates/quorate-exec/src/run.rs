@@ -40,7 +40,23 @@ pub async fn run<H: Hosts, I: Infra>(
     stop: &StopSignal,
     emit: &mut dyn FnMut(Event),
 ) -> Verdict {
+    run_planned(plan, approved, intent, world, operator, stop, emit).await
+}
+
+/// What plans: a parameter only so that tests can have a plan of three steps.
+type Planner = fn(&Intent, &Observation) -> Planning;
+
+async fn run_planned<H: Hosts, I: Infra>(
+    planner: Planner,
+    approved: &Plan,
+    intent: &Intent,
+    world: &World<H, I>,
+    operator: &Operator,
+    stop: &StopSignal,
+    emit: &mut dyn FnMut(Event),
+) -> Verdict {
     let run = Run {
+        planner,
         approved,
         intent,
         world,
@@ -78,6 +94,7 @@ pub async fn run<H: Hosts, I: Infra>(
 
 /// A run in progress.
 pub(crate) struct Run<'a, H, I> {
+    planner: Planner,
     pub(crate) approved: &'a Plan,
     pub(crate) intent: &'a Intent,
     pub(crate) world: &'a World<H, I>,
@@ -189,7 +206,7 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
             plan,
             waiting,
             refused,
-        } = plan(self.intent, seen);
+        } = (self.planner)(self.intent, seen);
         if !refused.is_empty() {
             return Err(Trouble::Refused(refused));
         }
@@ -315,3 +332,7 @@ fn is_final(refusal: &Refusal) -> bool {
         RefusalCode::Fenced | RefusalCode::OperationInForce | RefusalCode::ForeignHost
     )
 }
+
+#[cfg(test)]
+#[path = "run_tests/mod.rs"]
+mod tests;
