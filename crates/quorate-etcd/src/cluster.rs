@@ -72,6 +72,10 @@ impl Client {
 
     /// Adds a member without a vote that will be reachable at `peer_url`, and returns it as recorded.
     ///
+    /// etcd 3.6.16 refuses, in this order: [`EtcdError::UnhealthyCluster`] unless the member asked is the only voter or has been
+    /// connected for 5 s to a majority of the voters plus one more that is down; [`EtcdError::MemberNotFound`] when the same URL was
+    /// added and removed within this second; [`EtcdError::PeerUrlExists`]; [`EtcdError::TooManyLearners`] when there is a learner.
+    ///
     /// # Errors
     /// See [`EtcdError`].
     pub async fn member_add_learner(
@@ -91,7 +95,11 @@ impl Client {
             .ok_or_else(|| self.malformed(CALL, "it names no member"))
     }
 
-    /// Gives a learner its vote and returns the members after it.
+    /// Gives a learner its vote and returns the members after it. There is no way back but removing it.
+    ///
+    /// etcd 3.6.16 refuses with [`EtcdError::MemberNotFound`], [`EtcdError::LearnerNotReady`] below 90 % of the leader's log,
+    /// [`EtcdError::NotEnoughStarted`] and [`EtcdError::NotALearner`]. It does **not** ask whether the learner lives: look at its
+    /// own [`Client::status`] first, for a dead one among two voters takes the quorum with it.
     ///
     /// # Errors
     /// See [`EtcdError`].
@@ -110,7 +118,11 @@ impl Client {
         Ok(members(answer.members))
     }
 
-    /// Removes a member for good and returns the members after it.
+    /// Removes a member for good and returns the members after it. Its process ends with status 1, now or when it is next started.
+    ///
+    /// etcd 3.6.16 removes learners and voters without a connection unasked, as long as there is a quorum to agree. It refuses
+    /// a connected voter with [`EtcdError::UnhealthyCluster`] when too few of the others have been connected for 5 s, the last one
+    /// with [`EtcdError::NotEnoughStarted`], and one that is none with [`EtcdError::MemberNotFound`].
     ///
     /// # Errors
     /// See [`EtcdError`].
@@ -129,10 +141,10 @@ impl Client {
         Ok(members(answer.members))
     }
 
-    /// Replaces a member's peer URLs.
+    /// Replaces a member's peer URLs; its id stays.
     ///
     /// # Errors
-    /// See [`EtcdError`].
+    /// [`EtcdError::MemberNotFound`]; [`EtcdError::PeerUrlExists`] when another member has one of them; see [`EtcdError`].
     pub async fn member_update(
         &self,
         id: MemberId,

@@ -165,7 +165,7 @@ impl Client {
             result,
             Err(KubeError::Deadline { .. } | KubeError::Broken { .. })
         ) {
-            self.forget().await;
+            self.inner.drop_kept();
         }
         result
     }
@@ -213,7 +213,7 @@ impl Client {
             result,
             Err(KubeError::Deadline { .. } | KubeError::Broken { .. })
         ) {
-            self.forget().await;
+            self.inner.drop_kept();
         }
         result
     }
@@ -257,6 +257,13 @@ impl Inner {
                 within,
                 phase: progress.phase(),
             }),
+        }
+    }
+
+    /// Gives up the kept connection without waiting: who holds the lock is opening another already, and a deadline is a deadline.
+    fn drop_kept(&self) {
+        if let Ok(mut kept) = self.kept.try_lock() {
+            *kept = None;
         }
     }
 

@@ -285,6 +285,11 @@ impl Kubeconfig {
         &self.ca_pem
     }
 
+    /// Who we are to the server.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
     /// The namespace of objects that name none.
     pub fn namespace(&self) -> &str {
         &self.namespace

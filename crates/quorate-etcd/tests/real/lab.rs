@@ -340,6 +340,24 @@ impl Lab {
         .await;
     }
 
+    /// Makes `n` the leader.
+    pub async fn lead(&self, n: u8, members: &[u8]) {
+        let target = self
+            .client(n)
+            .status(SOON)
+            .await
+            .expect("it runs")
+            .member_id;
+        eventually(Duration::from_secs(20), "leadership is moved", || async {
+            let leader = self.leader(members).await;
+            if leader == n {
+                return Some(());
+            }
+            self.client(leader).move_leader(target, SOON).await.ok()
+        })
+        .await;
+    }
+
     /// The member that leads, as all of `members` see it.
     pub async fn leader(&self, members: &[u8]) -> u8 {
         eventually(Duration::from_secs(20), "all agree on a leader", || async {
