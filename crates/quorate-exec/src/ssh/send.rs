@@ -137,6 +137,7 @@ struct Manifest {
 struct ManifestFile {
     path: String,
     size: u64,
+    sha256: String,
 }
 
 /// A file of a bundle.
@@ -144,6 +145,8 @@ struct ManifestFile {
 struct BundleFile {
     path: String,
     bytes: u64,
+    /// SHA-256, hex.
+    digest: String,
     runs: bool,
 }
 
@@ -167,10 +170,7 @@ impl LocalBundle {
         let manifest = dir.join("manifest.json");
         let bytes = read_at_most(&manifest, MANIFEST_BYTES_MAX)
             .map_err(|error| here(&format!("the bundle cannot be read ({error})"), &manifest))?;
-        let seen: String = Sha256::digest(&bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let seen = hex(&bytes);
         if seen != id {
             return Err(here(
                 &format!("expected bundle {id}, seen bundle {seen}"),
@@ -194,12 +194,14 @@ impl LocalBundle {
             files.push(BundleFile {
                 path: file.path,
                 bytes: file.size,
+                digest: file.sha256,
                 runs: metadata.permissions().mode() & 0o111 != 0,
             });
         }
         files.push(BundleFile {
             path: "manifest.json".into(),
             bytes: bytes.len() as u64,
+            digest: seen,
             runs: false,
         });
         Ok(Self {
@@ -214,11 +216,11 @@ impl LocalBundle {
         format!("/var/lib/quorate/bundles/{}.partial", self.id)
     }
 
-    /// Names the files that are there already, by path and size, one a line.
+    /// Names the files that are there already, by digest and path, one a line: one that arrived damaged is sent again.
     fn list_script(&self) -> String {
         let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         format!(
-            "cd {} 2>/dev/null || exit 0; for f in {}; do [ -f $f ] && echo $(wc -c <$f) $f; done; exit 0",
+            "cd {} 2>/dev/null || exit 0; for f in {}; do [ -f $f ] && sha256sum $f; done; exit 0",
             self.destination(),
             paths.join(" ")
         )
@@ -248,7 +250,7 @@ impl LocalBundle {
         let missing: Vec<&BundleFile> = self
             .files
             .iter()
-            .filter(|file| !present.contains(&format!("{} {}", file.bytes, file.path)))
+            .filter(|file| !present.contains(&format!("{}  {}", file.digest, file.path)))
             .collect();
         let all: u64 = missing.iter().map(|file| file.bytes).sum();
         let mut before = 0;
@@ -308,6 +310,14 @@ impl LocalBundle {
     }
 }
 
+/// SHA-256, hex.
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
 fn read_at_most(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
@@ -339,14 +349,13 @@ mod tests {
             let full = dir.join(path);
             std::fs::create_dir_all(full.parent().unwrap()).unwrap();
             std::fs::write(&full, text).unwrap();
-            files.push(serde_json::json!({"path": path, "size": text.len()}));
+            files.push(
+                serde_json::json!({"path": path, "size": text.len(), "sha256": hex(text.as_bytes())}),
+            );
         }
         let manifest = serde_json::json!({ "files": files }).to_string();
         std::fs::write(dir.join("manifest.json"), &manifest).unwrap();
-        Sha256::digest(manifest)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(manifest.as_bytes())
     }
 
     #[test]
@@ -398,7 +407,7 @@ mod tests {
         assert_eq!(
             opened.list_script(),
             "cd /var/lib/quorate/bundles/ID.partial 2>/dev/null || exit 0; \
-             for f in bin/kubelet manifest.json; do [ -f $f ] && echo $(wc -c <$f) $f; done; exit 0"
+             for f in bin/kubelet manifest.json; do [ -f $f ] && sha256sum $f; done; exit 0"
         );
         assert_eq!(
             opened.file_script(&opened.files[0]),
