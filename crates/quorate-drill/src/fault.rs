@@ -53,3 +53,46 @@ pub trait Faults {
     /// When it cannot be done.
     async fn mend(&self, fault: Fault, node: &NodeName) -> Result<(), FaultError>;
 }
+
+/// Local hosts: their power and their processes are ours to take.
+impl Faults for quorate_local::Cluster {
+    async fn strike(&self, fault: Fault, node: &NodeName) -> Result<(), FaultError> {
+        let host = host(node)?;
+        match fault {
+            Fault::PowerLoss => self
+                .power_off(&host)
+                .await
+                .map_err(failed("cut the power of", node)),
+            Fault::Freeze => self.freeze(&host).await.map_err(failed("freeze", node)),
+        }
+    }
+
+    async fn mend(&self, fault: Fault, node: &NodeName) -> Result<(), FaultError> {
+        let host = host(node)?;
+        match fault {
+            Fault::PowerLoss => self
+                .power_on(&host)
+                .await
+                .map_err(failed("give power back to", node)),
+            Fault::Freeze => self.thaw(&host).await.map_err(failed("thaw", node)),
+        }
+    }
+}
+
+fn host(node: &NodeName) -> Result<quorate_local::HostName, FaultError> {
+    node.as_str()
+        .parse()
+        .map_err(|source: quorate_local::BadName| failed("find the local host", node)(source))
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(
+    what: &'static str,
+    node: &NodeName,
+) -> impl Fn(E) -> FaultError {
+    let node = node.clone();
+    move |source| FaultError {
+        what,
+        node: node.clone(),
+        source: Box::new(source),
+    }
+}
