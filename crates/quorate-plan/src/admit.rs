@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Observation,
     change::{Change, Permit},
-    guard::permit,
+    guard::{permit, promotable},
     intent::{Acceptance, Fence},
     observation::Fencing,
     refusal::Refusal,
@@ -81,6 +81,9 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
         }
         (None, false) => None,
     };
+    if let HostEnsure::Voter { joiner } = &request.ensure {
+        promotable(seen, joiner)?;
+    }
     Ok(Admitted {
         ensure: request.ensure,
         sealed: request.sealed,

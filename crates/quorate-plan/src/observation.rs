@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -66,17 +67,24 @@ impl Observation {
         }
     }
 
-    /// The API as any apiserver tells it that is ready: the first by name. `None` when every host is known to run none.
+    /// The API as any apiserver tells it that is ready: the latest account, the first by name among equals, so that a host's own fresh
+    /// look outweighs what the operator's machine saw a while ago. `None` when every host is known to run none.
     ///
     /// # Errors
     /// [`Missing`] when none is ready and at least one could not be seen, or answers without being ready.
     pub fn api(&self) -> Result<Option<&ApiView>, Missing> {
         let mut missing = None;
+        let mut latest: Option<(Duration, &ApiView)> = None;
         for (node, seen) in &self.api {
             match seen {
                 Seen::Known {
-                    value: Some(view), ..
-                } if view.readyz.ready => return Ok(Some(view)),
+                    value: Some(view),
+                    age,
+                } if view.readyz.ready => {
+                    if latest.is_none_or(|(other, _)| *age < other) {
+                        latest = Some((*age, view));
+                    }
+                }
                 Seen::Known {
                     value: Some(view), ..
                 } => {
@@ -93,7 +101,11 @@ impl Observation {
                 }
             }
         }
-        missing.map_or(Ok(None), Err)
+        match (latest, missing) {
+            (Some((_, view)), _) => Ok(Some(view)),
+            (None, Some(missing)) => Err(missing),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Puts one host's answer where it belongs.

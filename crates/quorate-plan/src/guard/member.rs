@@ -1,10 +1,13 @@
 //! Changes to a running etcd: project the members after the change, then judge them.
 
+use super::EVIDENCE_AGE_MAX;
 use crate::{
     MemberId, NodeName, Observation,
     change::Change,
+    kubeadm::Peer,
     quorum::{Quorum, needed},
     refusal::Refusal,
+    seen::Missing,
 };
 
 /// Adding a voter. Until it is promoted nothing changes for the quorum; then it counts as a voter that may fail at once.
@@ -45,6 +48,31 @@ pub(super) fn judge_add(
             healthy,
             needed: needed(voters),
         })
+    }
+}
+
+/// Promoting a learner. etcd asks only what the learner confirmed some time ago, and promotes a dead one: with two voters the quorum is
+/// gone then. It has to be seen alive, by its own account, following the leader that the quorum follows.
+pub(super) fn judge_promotion(
+    seen: &Observation,
+    joiner: &Peer,
+    quorum: &Quorum,
+) -> Result<(), Refusal> {
+    let waits = quorum
+        .by_peer_url(&joiner.peer_url())
+        .is_some_and(|(_, member)| member.learner);
+    if !waits {
+        return Ok(());
+    }
+    let what = || format!("the learner on {}", joiner.name);
+    let view = match seen.etcd.get(&joiner.name) {
+        Some(view) => view.within(EVIDENCE_AGE_MAX)?,
+        None => return Err(Missing::not_looked(what()).into()),
+    };
+    match view {
+        Some(view) if view.leader.is_some() && view.leader == quorum.leader => Ok(()),
+        Some(_) => Err(Missing::no_answer(what(), "it does not follow the leader").into()),
+        None => Err(Missing::no_answer(what(), "no etcd runs there").into()),
     }
 }
 

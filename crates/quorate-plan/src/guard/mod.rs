@@ -10,6 +10,7 @@ use crate::{
     Observation,
     change::{Change, Permit},
     intent::Acceptance,
+    kubeadm::Peer,
     quorum::Quorum,
     refusal::Refusal,
     seen::Missing,
@@ -36,6 +37,14 @@ pub fn permit(
         Change::Interrupt { node } => member::judge_interrupt(seen, change, node, &quorum(seen)?)?,
     }
     Ok(Permit::new(change.clone()))
+}
+
+/// What promoting the learner of `joiner` needs beyond the permit for adding it: a sighting of the learner alive.
+///
+/// # Errors
+/// [`Refusal::Missing`] when it was not seen alive.
+pub(crate) fn promotable(seen: &Observation, joiner: &Peer) -> Result<(), Refusal> {
+    member::judge_promotion(seen, joiner, &quorum(seen)?)
 }
 
 /// The quorum as the witnesses tell it, none of them older than [`EVIDENCE_AGE_MAX`].

@@ -1,5 +1,7 @@
 //! The cluster equals its file: bring-up, and whatever is missing from it later.
 
+mod situation;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -9,12 +11,13 @@ use super::{Draft, preflight};
 use crate::{
     Intent, NodeName, Observation, Planning, Refusal, Spec,
     change::Change,
+    guard::permit,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
-    observation::{Founding, HostMark, MachineKind, Power},
+    observation::{Founding, HostMark, Power},
     plan::Waiting,
     quorum::Quorum,
     seen::{Missing, Seen},
-    spec::{BringUp, Cni, Machine, Role},
+    spec::{Cni, Machine, Role},
     step::{Ensure, Handover, HostEnsure, InfraEnsure, Network, Place, Reason, Step},
 };
 
@@ -98,51 +101,10 @@ struct Convergence<'a> {
 impl<'a> Convergence<'a> {
     fn of(intent: &'a Intent, seen: &'a Observation) -> Result<Self, Refusal> {
         let spec = &intent.spec;
-        let settings = settings(intent, machine_kind(spec, seen)?);
-        let founding = founding(spec, seen)?;
-        if let Some(founding) = &founding {
-            let strangers: BTreeSet<String> = founding
-                .nodes
-                .iter()
-                .filter(|node| !spec.control_plane.contains_key(*node))
-                .map(NodeName::to_string)
-                .collect();
-            if !strangers.is_empty() {
-                return Err(Refusal::Unnamed { names: strangers });
-            }
-        }
-        let mut voters = BTreeSet::new();
-        match (&founding, Quorum::of(seen)) {
-            (_, Ok(Some(quorum))) => {
-                let mut unnamed = BTreeSet::new();
-                for (id, member) in &quorum.members {
-                    let host = spec
-                        .peers()
-                        .into_iter()
-                        .find(|peer| member.peer_urls.contains(&peer.peer_url()));
-                    match host {
-                        Some(peer) if !member.learner => {
-                            voters.insert(peer.name);
-                        }
-                        Some(_) => {}
-                        None => {
-                            unnamed.insert(if member.started() {
-                                member.name.clone()
-                            } else {
-                                id.to_string()
-                            });
-                        }
-                    }
-                }
-                if !unnamed.is_empty() {
-                    return Err(Refusal::Unnamed { names: unnamed });
-                }
-            }
-            // While a founding is in progress its etcd may not answer yet.
-            (Some(_), Ok(None) | Err(_)) => {}
-            (None, Ok(None)) => return Err(Missing::not_looked("etcd").into()),
-            (None, Err(missing)) => return Err(missing.into()),
-        }
+        let settings = situation::settings(intent, situation::machine_kind(spec, seen)?);
+        let founding = situation::founding(spec, seen)?;
+        let voters = situation::voters(spec, seen, founding.as_ref())?;
+        situation::unchanged(spec, seen)?;
         Ok(Self {
             intent,
             spec,
@@ -158,15 +120,19 @@ impl<'a> Convergence<'a> {
         self.hosts(draft);
         let established = match &self.founding {
             Some(founding) => {
-                self.found(draft, founding);
+                self.found(draft, founding)?;
                 founding.nodes.clone()
             }
-            None => self.voters.clone(),
+            None => situation::established(self.seen, &self.voters)?,
         };
         let first = established
             .first()
             .cloned()
             .ok_or_else(|| Missing::not_looked("a control plane host"))?;
+        situation::one_authority(self.spec, self.seen, &first)?;
+        if self.founding.is_none() {
+            self.serving(draft, &established);
+        }
         self.backends(draft, &first, &established);
         self.cluster(draft, &first, &established);
         let joiners: Vec<_> = self
@@ -300,10 +266,12 @@ impl<'a> Convergence<'a> {
         }
     }
 
-    fn found(&self, draft: &mut Draft, founding: &Founding) {
-        let change = Some(Change::Found {
+    fn found(&self, draft: &mut Draft, founding: &Founding) -> Result<(), Refusal> {
+        let stages_before = draft.planning_stages.len();
+        let founds = Change::Found {
             nodes: founding.nodes.clone(),
-        });
+        };
+        let change = Some(founds.clone());
         let first = founding.nodes.first().expect("a founding has founders");
         let authority = |of| HostEnsure::Authority {
             founding: Some(founding.clone()),
@@ -358,6 +326,24 @@ impl<'a> Convergence<'a> {
             }
         }
         draft.stage(self.seen, "Found the control plane", change, steps);
+        // Judged before the first host is prepared for it: a host that is not blank is no founder, and that is known now.
+        if draft.planning_stages.len() > stages_before {
+            let _permitted = permit(self.seen, &founds, &self.intent.accepted)?;
+        }
+        Ok(())
+    }
+
+    /// Before traffic is sent to an apiserver that stopped serving, it serves again.
+    fn serving(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
+        let steps = nodes.iter().map(|node| {
+            let node = self.peer(node);
+            self.host(
+                &node.name.clone(),
+                HostEnsure::Serving { node },
+                Reason::Ready,
+            )
+        });
+        draft.stage(self.seen, "Wait for the masters", None, steps.collect());
     }
 
     fn backends(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
@@ -430,6 +416,49 @@ impl<'a> Convergence<'a> {
 
     /// One more master. Its stages follow each other: nothing else changes membership in between.
     fn join(&self, draft: &mut Draft, first: &NodeName, node: &NodeName) -> Result<(), Refusal> {
+        // Once it votes, all that led there was done; what is left is to serve.
+        if !self.voters.contains(node) {
+            self.become_voter(draft, first, node)?;
+        }
+        let joiner = self.peer(node);
+        let steps = vec![
+            self.host(
+                node,
+                HostEnsure::ControlPlane {
+                    settings: self.settings.clone(),
+                    node: joiner.clone(),
+                },
+                Reason::Joins,
+            ),
+            self.host(
+                node,
+                HostEnsure::Serving {
+                    node: joiner.clone(),
+                },
+                Reason::Joins,
+            ),
+            self.host(
+                node,
+                HostEnsure::Registered {
+                    settings: self.settings.clone(),
+                    node: joiner,
+                },
+                Reason::Joins,
+            ),
+            self.host(node, HostEnsure::Guarded {}, Reason::Protects),
+        ];
+        let title = format!("Join {node}: start the control plane");
+        draft.stage(self.seen, &title, None, steps);
+        self.backends(draft, first, &[node.clone()].into());
+        Ok(())
+    }
+
+    fn become_voter(
+        &self,
+        draft: &mut Draft,
+        first: &NodeName,
+        node: &NodeName,
+    ) -> Result<(), Refusal> {
         let facts = self.seen.host(node)?;
         let joiner = self.peer(node);
         let member = Quorum::of(self.seen).ok().flatten();
@@ -504,25 +533,6 @@ impl<'a> Convergence<'a> {
             Reason::Joins,
         );
         draft.stage(self.seen, &titled("promote it"), change, vec![voter]);
-
-        let steps = [
-            HostEnsure::ControlPlane {
-                settings: settings(),
-                node: joiner.clone(),
-            },
-            HostEnsure::Serving {
-                node: joiner.clone(),
-            },
-            HostEnsure::Registered {
-                settings: settings(),
-                node: joiner,
-            },
-        ]
-        .map(|ensure| self.host(node, ensure, Reason::Joins));
-        let mut steps = Vec::from(steps);
-        steps.push(self.host(node, HostEnsure::Guarded {}, Reason::Protects));
-        draft.stage(self.seen, &titled("start the control plane"), None, steps);
-        self.backends(draft, first, &[node.clone()].into());
         Ok(())
     }
 
@@ -564,78 +574,4 @@ fn sysctls(role: Role) -> BTreeMap<String, String> {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
-}
-
-/// What the machines are like: told by the provider before they exist, by the first control plane host otherwise.
-fn machine_kind(spec: &Spec, seen: &Observation) -> Result<MachineKind, Missing> {
-    let first = spec
-        .control_plane
-        .keys()
-        .next()
-        .ok_or_else(|| Missing::not_looked("a control plane host"))?;
-    if let Some(view) = seen.infra.get(first) {
-        return Ok(view.get()?.kind);
-    }
-    let machine = seen.host(first)?.machine.get()?;
-    Ok(MachineKind {
-        cgroup: machine.cgroup,
-        oom_score_adjustable: machine.oom_score_adjustable,
-        swap: machine.swap,
-    })
-}
-
-fn settings(intent: &Intent, kind: MachineKind) -> ClusterSettings {
-    let spec = &intent.spec;
-    let mut sans: BTreeSet<String> = [spec.endpoint.host.clone()].into();
-    for (name, machine, role) in spec.machines() {
-        match role {
-            Role::ControlPlane => {
-                sans.insert(name.to_string());
-                sans.insert(machine.address.to_string());
-            }
-            Role::Balancer => {
-                sans.insert(machine.address.to_string());
-            }
-            Role::Worker => {}
-        }
-    }
-    ClusterSettings {
-        cluster: spec.name.clone(),
-        kubernetes: spec.kubernetes.clone(),
-        endpoint: spec.endpoint.clone(),
-        sans,
-        pods: spec.network.pods.clone(),
-        services: spec.network.services.clone(),
-        images: intent.bundle.images.clone(),
-        kind,
-    }
-}
-
-/// The founding that is in progress, or the one that a cluster of blank hosts begins with. `None`: there is a cluster.
-fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Founding>, Refusal> {
-    let mut blank = true;
-    for node in spec.control_plane.keys() {
-        let facts = match seen.hosts.get(node) {
-            Some(Seen::Known { value, .. }) => value,
-            Some(Seen::Unknown(missing)) => return Err(missing.clone().into()),
-            None => return Err(Missing::not_looked(format!("host {node}")).into()),
-        };
-        match facts.founding.get()? {
-            Some(founding) if !founding.done => return Ok(Some(founding.clone())),
-            Some(_) => blank = false,
-            None => {}
-        }
-        let data = facts.etcd_data.get()?;
-        if data.wal || data.marker.is_some() || facts.manifests.get()?.contains_key("etcd") {
-            blank = false;
-        }
-    }
-    if !blank {
-        return Ok(None);
-    }
-    let nodes = match spec.bring_up {
-        BringUp::Together => spec.control_plane.keys().cloned().collect(),
-        BringUp::OneByOne => spec.control_plane.keys().take(1).cloned().collect(),
-    };
-    Ok(Some(Founding { nodes, done: false }))
 }

@@ -3,20 +3,18 @@
 use super::Differences;
 use crate::{NodeName, Observation, kubeadm::Peer, quorum::Quorum, seen::Missing};
 
-pub(super) fn serving(
-    found: &mut Differences,
-    node: &NodeName,
-    seen: &Observation,
-) -> Result<(), Missing> {
-    match seen.etcd_at(node)? {
-        None => found.note("etcd", "serving", "no manifest"),
-        Some(view) if view.linearizable => {}
-        Some(_) => found.note("etcd", "reaching a quorum", "not reaching one"),
+pub(super) fn serving(found: &mut Differences, node: &NodeName, seen: &Observation) {
+    // The host answered: where its etcd or apiserver did not, that is what not serving looks like, and waiting is what helps.
+    match seen.etcd_at(node) {
+        Ok(None) => found.note("etcd", "serving", "no manifest"),
+        Ok(Some(view)) if view.linearizable => {}
+        Ok(Some(_)) => found.note("etcd", "reaching a quorum", "not reaching one"),
+        Err(missing) => found.note("etcd", "serving", format_args!("no answer ({missing})")),
     }
-    match seen.api_at(node)? {
-        None => found.note("apiserver", "ready", "no manifest"),
-        Some(view) if view.readyz.ready => {}
-        Some(view) => {
+    match seen.api_at(node) {
+        Ok(None) => found.note("apiserver", "ready", "no manifest"),
+        Ok(Some(view)) if view.readyz.ready => {}
+        Ok(Some(view)) => {
             let failing: Vec<_> = view.readyz.failing.iter().map(String::as_str).collect();
             found.note(
                 "/readyz",
@@ -24,8 +22,8 @@ pub(super) fn serving(
                 format_args!("{} ({})", view.readyz.status, failing.join(", ")),
             );
         }
+        Err(missing) => found.note("/readyz", "ok", format_args!("no answer ({missing})")),
     }
-    Ok(())
 }
 
 pub(super) fn learner(

@@ -1,0 +1,245 @@
+//! What there is: the situation that a plan begins from, and what of it no plan can change.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Intent, NodeName, Observation, Refusal, Spec,
+    kubeadm::ClusterSettings,
+    observation::{Founding, MachineKind},
+    quorum::Quorum,
+    seen::{Missing, Seen},
+    spec::{BringUp, Role},
+};
+
+/// What the machines are like: told by the provider before they exist, by the first control plane host otherwise.
+pub(super) fn machine_kind(spec: &Spec, seen: &Observation) -> Result<MachineKind, Missing> {
+    let first = spec
+        .control_plane
+        .keys()
+        .next()
+        .ok_or_else(|| Missing::not_looked("a control plane host"))?;
+    if let Some(view) = seen.infra.get(first) {
+        return Ok(view.get()?.kind);
+    }
+    let machine = seen.host(first)?.machine.get()?;
+    Ok(MachineKind {
+        cgroup: machine.cgroup,
+        oom_score_adjustable: machine.oom_score_adjustable,
+        swap: machine.swap,
+    })
+}
+
+pub(super) fn settings(intent: &Intent, kind: MachineKind) -> ClusterSettings {
+    let spec = &intent.spec;
+    let mut sans: BTreeSet<String> = [spec.endpoint.host.clone()].into();
+    for (name, machine, role) in spec.machines() {
+        match role {
+            Role::ControlPlane => {
+                sans.insert(name.to_string());
+                sans.insert(machine.address.to_string());
+            }
+            Role::Balancer => {
+                sans.insert(machine.address.to_string());
+            }
+            Role::Worker => {}
+        }
+    }
+    ClusterSettings {
+        cluster: spec.name.clone(),
+        kubernetes: spec.kubernetes.clone(),
+        endpoint: spec.endpoint.clone(),
+        sans,
+        pods: spec.network.pods.clone(),
+        services: spec.network.services.clone(),
+        images: intent.bundle.images.clone(),
+        kind,
+    }
+}
+
+/// The founding that is in progress, or the one that a cluster of blank hosts begins with. `None`: there is a cluster.
+pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Founding>, Refusal> {
+    let mut blank = true;
+    for node in spec.control_plane.keys() {
+        let facts = match seen.hosts.get(node) {
+            Some(Seen::Known { value, .. }) => value,
+            Some(Seen::Unknown(missing)) => return Err(missing.clone().into()),
+            None => return Err(Missing::not_looked(format!("host {node}")).into()),
+        };
+        match facts.founding.get()? {
+            Some(founding) if !founding.done => return Ok(Some(founding.clone())),
+            Some(_) => blank = false,
+            None => {}
+        }
+        let data = facts.etcd_data.get()?;
+        if data.wal || data.marker.is_some() || facts.manifests.get()?.contains_key("etcd") {
+            blank = false;
+        }
+    }
+    if !blank {
+        return Ok(None);
+    }
+    let nodes = match spec.bring_up {
+        BringUp::Together => spec.control_plane.keys().cloned().collect(),
+        BringUp::OneByOne => spec.control_plane.keys().take(1).cloned().collect(),
+    };
+    Ok(Some(Founding { nodes, done: false }))
+}
+
+/// Control plane hosts that vote.
+///
+/// # Errors
+/// [`Refusal::Unnamed`] when a member is none of the file's, [`Refusal::NotBlank`] when data lies there and no etcd runs, [`Missing`]
+/// when nobody can say.
+pub(super) fn voters(
+    spec: &Spec,
+    seen: &Observation,
+    founding: Option<&Founding>,
+) -> Result<BTreeSet<NodeName>, Refusal> {
+    if let Some(founding) = founding {
+        let strangers: BTreeSet<String> = founding
+            .nodes
+            .iter()
+            .filter(|node| !spec.control_plane.contains_key(*node))
+            .map(NodeName::to_string)
+            .collect();
+        if !strangers.is_empty() {
+            return Err(Refusal::Unnamed { names: strangers });
+        }
+    }
+    let quorum = match (founding, Quorum::of(seen)) {
+        (_, Ok(Some(quorum))) => quorum,
+        // While a founding is in progress its etcd may not answer yet.
+        (Some(_), Ok(None) | Err(_)) => return Ok(BTreeSet::new()),
+        (None, Ok(None)) => return Err(not_blank(spec, seen)?),
+        (None, Err(missing)) => return Err(missing.into()),
+    };
+    let mut voters = BTreeSet::new();
+    let mut unnamed = BTreeSet::new();
+    let peers = spec.peers();
+    for (id, member) in &quorum.members {
+        match peers
+            .iter()
+            .find(|peer| member.peer_urls.contains(&peer.peer_url()))
+        {
+            Some(peer) if !member.learner => {
+                voters.insert(peer.name.clone());
+            }
+            Some(_) => {}
+            None => {
+                unnamed.insert(if member.started() {
+                    member.name.clone()
+                } else {
+                    id.to_string()
+                });
+            }
+        }
+    }
+    if unnamed.is_empty() {
+        Ok(voters)
+    } else {
+        Err(Refusal::Unnamed { names: unnamed })
+    }
+}
+
+/// No etcd runs anywhere, and yet not every host is blank: which one, and what lies there.
+fn not_blank(spec: &Spec, seen: &Observation) -> Result<Refusal, Missing> {
+    for node in spec.control_plane.keys() {
+        let facts = seen.host(node)?;
+        let data = facts.etcd_data.get()?;
+        let found = match (&data.marker, data.wal) {
+            (Some(marker), _) => format!("the marker of etcd member {}", marker.member),
+            (None, true) => "etcd data".into(),
+            (None, false) if facts.founding.get()?.is_some() => "a founding that is over".into(),
+            (None, false) => continue,
+        };
+        return Ok(Refusal::NotBlank {
+            node: node.clone(),
+            found,
+        });
+    }
+    Ok(Missing::not_looked("etcd").into())
+}
+
+/// Voters that did not join others: they founded, or nobody can tell any more who did. Everything else about the cluster is done by the
+/// first of them, so that a master that is joining changes nothing in the rest of the plan.
+///
+/// # Errors
+/// [`Missing`] when a voter's host was not seen.
+pub(super) fn established(
+    seen: &Observation,
+    voters: &BTreeSet<NodeName>,
+) -> Result<BTreeSet<NodeName>, Missing> {
+    let mut founders = BTreeSet::new();
+    for node in voters {
+        let facts = seen.host(node)?;
+        let joined = facts
+            .manifests
+            .get()?
+            .get("etcd")
+            .is_some_and(|etcd| etcd.flag("initial-cluster-state") == Some("existing"));
+        if !joined {
+            founders.insert(node.clone());
+        }
+    }
+    Ok(if founders.is_empty() {
+        voters.clone()
+    } else {
+        founders
+    })
+}
+
+/// Control plane hosts believe the same certificate authority as the first, or none yet.
+///
+/// # Errors
+/// [`Refusal::ForeignAuthority`]; [`Missing`] when a host was not seen.
+pub(super) fn one_authority(
+    spec: &Spec,
+    seen: &Observation,
+    first: &NodeName,
+) -> Result<(), Refusal> {
+    let Some(authority) = &seen.host(first)?.pki.get()?.authority else {
+        return Ok(());
+    };
+    for node in spec.control_plane.keys() {
+        let own = &seen.host(node)?.pki.get()?.authority;
+        if own.as_ref().is_some_and(|own| own != authority) {
+            return Err(Refusal::ForeignAuthority {
+                node: node.clone(),
+                other: first.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What the running cluster was made with is what the file says: no verb changes it yet, and steps of a plan that assumed otherwise would
+/// half-change it.
+///
+/// # Errors
+/// [`Refusal::Unchangeable`].
+pub(super) fn unchanged(spec: &Spec, seen: &Observation) -> Result<(), Refusal> {
+    // Without a ready apiserver there is nothing to compare with yet; whoever needs one says so.
+    let Ok(Some(api)) = seen.api() else {
+        return Ok(());
+    };
+    let Ok(Some(config)) = api.kubeadm.get() else {
+        return Ok(());
+    };
+    for (what, is, wanted) in [
+        (
+            "controlPlaneEndpoint",
+            &config.endpoint,
+            &spec.endpoint.to_string(),
+        ),
+        ("kubernetesVersion", &config.kubernetes, &spec.kubernetes),
+    ] {
+        if is != wanted {
+            return Err(Refusal::Unchangeable {
+                what: what.into(),
+                is: is.clone(),
+                wanted: wanted.clone(),
+            });
+        }
+    }
+    Ok(())
+}
