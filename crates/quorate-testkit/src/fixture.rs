@@ -1,0 +1,163 @@
+//! Cluster files as values, for tests. Start at [`Cluster`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use quorate_plan::{
+    Goal, Intent, NodeName, Operator, Spec,
+    intent::BundleRef,
+    observation::EndpointName,
+    spec::{BalancerSpec, BringUp, Cni, Machine, NetworkSpec, Provider, Ssh},
+};
+
+use crate::world::BINARY;
+
+/// Kubernetes' version in every test.
+pub const KUBERNETES: &str = "1.35.4";
+
+/// A cluster file in a few numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Control plane hosts, `cp-1` and on.
+    pub masters: u8,
+    /// Workers, `w-1` and on.
+    pub workers: u8,
+    /// Balancer hosts, `lb-1` and on. None: somebody else balances.
+    pub balancers: u8,
+    /// Founding together or one by one.
+    pub bring_up: BringUp,
+    /// Machines are made by Quorate.
+    pub local: bool,
+    /// The pod network is Flannel; otherwise somebody else's.
+    pub flannel: bool,
+}
+
+impl Default for Cluster {
+    /// Three masters that found together, one balancer, no worker, on local hosts.
+    fn default() -> Self {
+        Self {
+            masters: 3,
+            workers: 0,
+            balancers: 1,
+            bring_up: BringUp::Together,
+            local: true,
+            flannel: true,
+        }
+    }
+}
+
+/// A name.
+///
+/// # Panics
+/// When it is none.
+pub fn node(name: &str) -> NodeName {
+    name.parse().expect("a test's node name")
+}
+
+fn machines(prefix: &str, count: u8, first: u8) -> BTreeMap<NodeName, Machine> {
+    (0..count)
+        .map(|n| {
+            let machine = Machine {
+                address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, first + n)),
+                zone: None,
+                ssh: Ssh {
+                    user: "root".into(),
+                    port: 22,
+                    identity: None,
+                    sudo: false,
+                },
+            };
+            (node(&format!("{prefix}-{}", n + 1)), machine)
+        })
+        .collect()
+}
+
+impl Cluster {
+    /// The cluster file.
+    pub fn spec(&self) -> Spec {
+        Spec {
+            name: "demo".parse().expect("a name"),
+            kubernetes: KUBERNETES.into(),
+            endpoint: EndpointName {
+                host: "api.demo.internal".into(),
+                port: 6443,
+            },
+            balancer: if self.balancers == 0 {
+                BalancerSpec::External
+            } else {
+                BalancerSpec::Quorate {
+                    hosts: machines("lb", self.balancers, 201),
+                }
+            },
+            hosts_file: self.local,
+            control_plane: machines("cp", self.masters, 11),
+            bring_up: self.bring_up,
+            workers: machines("w", self.workers, 101),
+            network: NetworkSpec {
+                cni: if self.flannel {
+                    Cni::Flannel
+                } else {
+                    Cni::None
+                },
+                pods: "10.244.0.0/16".into(),
+                services: "10.96.0.0/12".into(),
+            },
+            provider: if self.local {
+                Provider::Local {
+                    subnet: "10.0.0.0/24".into(),
+                }
+            } else {
+                Provider::Ssh
+            },
+            bundle: None,
+        }
+    }
+
+    /// What an operator of it wants: that the cluster equals the file.
+    pub fn intent(&self) -> Intent {
+        intent(self.spec())
+    }
+}
+
+/// That the cluster equals this file.
+pub fn intent(spec: Spec) -> Intent {
+    let images = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kube-proxy",
+        "etcd",
+        "coredns",
+        "pause",
+        "flannel",
+    ];
+    Intent {
+        bundle: BundleRef {
+            id: "0123456789abcdef".into(),
+            kubernetes: KUBERNETES.into(),
+            images: images
+                .iter()
+                .map(|name| {
+                    let image = format!("quorate.local/{name}:v{KUBERNETES}");
+                    ((*name).to_owned(), image)
+                })
+                .collect(),
+        },
+        spec,
+        binary: BINARY.into(),
+        goal: Goal::Converge,
+        accepted: BTreeSet::new(),
+    }
+}
+
+/// An operator's run by number.
+pub fn operator(run: u32) -> Operator {
+    Operator {
+        user: "ada".into(),
+        machine: "laptop".into(),
+        pid: 1000 + run,
+        run: format!("run-{run}"),
+    }
+}

@@ -1,0 +1,83 @@
+//! What happens *to* machines: power, disks, the network, and what other people do.
+
+use quorate_plan::{NodeName, observation::Power};
+
+use super::{
+    World,
+    machine::{Disk, Memory},
+};
+
+impl World {
+    /// Power is cut: memory is gone, the disk is not.
+    pub fn power_off(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        if machine.power != Power::Absent {
+            machine.power = Power::Off;
+            machine.memory = Memory::default();
+        }
+    }
+
+    /// Power is back: enabled units start, but for a kubelet that the empty-data guard holds.
+    pub fn power_on(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        if machine.power != Power::Off {
+            return;
+        }
+        machine.power = Power::Running;
+        machine.boots += 1;
+        machine.memory.active = machine.disk.enabled.clone();
+        if machine.guard_holds() {
+            machine.memory.active.remove("kubelet");
+        }
+    }
+
+    /// Every process stops where it is.
+    pub fn freeze(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        if machine.power == Power::Running {
+            machine.power = Power::Frozen;
+        }
+    }
+
+    /// And goes on.
+    pub fn thaw(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        if machine.power == Power::Frozen {
+            machine.power = Power::Running;
+        }
+    }
+
+    /// etcd's data directory is empty after a power cycle, as when its volume did not mount.
+    pub fn lose_etcd_data(&mut self, node: &NodeName) {
+        self.power_off(node);
+        self.machine_mut(node).disk.etcd = None;
+        self.power_on(node);
+    }
+
+    /// The machine is replaced by a blank one with the same name and address; a provider's is gone until it is made again.
+    pub fn lose_disk(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        machine.disk = Disk::default();
+        machine.memory = Memory::default();
+        machine.boots += 1;
+        machine.power = if machine.provided {
+            Power::Absent
+        } else {
+            Power::Running
+        };
+    }
+
+    /// Somebody stops a unit.
+    pub fn stop_unit(&mut self, node: &NodeName, unit: &str) {
+        self.machine_mut(node).memory.active.remove(unit);
+    }
+
+    /// etcd on that host raises an alarm.
+    pub fn raise_alarm(&mut self, node: &NodeName, kind: &str) {
+        if let Some((cluster, member)) = self.participant(node)
+            && let Some(cluster) = self.clusters.get_mut(&cluster)
+        {
+            cluster.alarms.insert((kind.to_owned(), member));
+        }
+    }
+}

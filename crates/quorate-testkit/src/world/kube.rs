@@ -1,0 +1,130 @@
+//! The rules of kubeadm's control plane: when an apiserver is ready, who reaches it, and what it keeps. Start at [`World::api_ready`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use quorate_plan::{
+    NodeName,
+    observation::{KubeadmConfig, Node, Readyz},
+};
+
+use super::{ClusterId, World};
+
+/// What Kubernetes keeps in etcd.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Kube {
+    /// Node objects.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// The `kubeadm-config` ConfigMap.
+    pub kubeadm: Option<KubeadmConfig>,
+    /// The server in `cluster-info`.
+    pub cluster_info: Option<String>,
+    /// DaemonSets and Deployments.
+    pub workloads: BTreeSet<String>,
+    /// Quorate's notes.
+    pub notes: Option<BTreeMap<String, String>>,
+    /// Bootstrap tokens that Quorate made.
+    pub tokens: BTreeSet<String>,
+    /// How many were ever made: no two are the same.
+    pub tokens_made: u32,
+    /// Addresses of the `kubernetes` service.
+    pub endpoints: BTreeSet<IpAddr>,
+}
+
+impl World {
+    /// The cluster that this host's apiserver serves, when its `/readyz` says ok: it runs, and its own etcd is a started voter with a
+    /// quorum.
+    pub fn api_ready(&self, node: &NodeName) -> Option<ClusterId> {
+        let machine = self.machine(node);
+        if !machine.serves("kube-apiserver") {
+            return None;
+        }
+        self.etcd_client(node).ok().map(|(cluster, _)| cluster)
+    }
+
+    /// Hosts whose apiservers are ready.
+    pub fn ready(&self) -> BTreeSet<NodeName> {
+        self.machines
+            .keys()
+            .filter(|node| self.api_ready(node).is_some())
+            .cloned()
+            .collect()
+    }
+
+    /// What a ready apiserver on that host writes to.
+    pub fn kube_mut(&mut self, node: &NodeName) -> Option<&mut Kube> {
+        let id = self.api_ready(node)?;
+        let cluster = self.clusters.get_mut(&id)?;
+        cluster.index += 1;
+        Some(&mut cluster.kube)
+    }
+
+    /// An apiserver's answer to `/readyz`. `None`: nobody listens.
+    pub fn readyz(&self, node: &NodeName) -> Option<Readyz> {
+        if !self.machine(node).serves("kube-apiserver") {
+            return None;
+        }
+        Some(match self.api_ready(node) {
+            Some(_) => Readyz {
+                ready: true,
+                status: 200,
+                failing: BTreeSet::new(),
+            },
+            None => Readyz {
+                ready: false,
+                status: 500,
+                failing: ["etcd".to_owned()].into(),
+            },
+        })
+    }
+
+    /// Masters that a balancer sends new connections to: configured, ready, and with the authority that it verifies by.
+    pub fn up(&self, balancer: &NodeName) -> BTreeSet<NodeName> {
+        let machine = self.machine(balancer);
+        let Some(config) = &machine.disk.balancer else {
+            return BTreeSet::new();
+        };
+        if !machine.active("quorate-lb") {
+            return BTreeSet::new();
+        }
+        config
+            .backends
+            .keys()
+            .filter(|node| {
+                self.machines.contains_key(*node)
+                    && self.connected(balancer, node)
+                    && self.api_ready(node).is_some()
+                    && self.machine(node).disk.pki.cluster_ca == config.cluster_ca
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// What the endpoint's name resolves to on that host.
+    pub fn resolved(&self, node: &NodeName) -> Option<IpAddr> {
+        let host = &self.endpoint.host;
+        host.parse()
+            .ok()
+            .or_else(|| self.machine(node).disk.hosts_file.get(host).copied())
+            .or(self.resolves)
+    }
+
+    /// The master that a connection from that host through the endpoint ends at.
+    pub fn through_endpoint(&self, node: &NodeName) -> Option<NodeName> {
+        let address = self.resolved(node)?;
+        match self.at(address) {
+            Some((there, machine)) if self.connected(node, there) => {
+                if machine.disk.balancer.is_some() {
+                    self.up(there).into_iter().next()
+                } else {
+                    self.api_ready(there).map(|_| there.clone())
+                }
+            }
+            Some(_) => None,
+            // Somebody else's balancer: it knows every ready apiserver.
+            None => self.ready().into_iter().next(),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Plans as text, and the property everything rests on: after any prefix of a plan, planning again gives exactly the rest.
+
+mod golden;
+
+use quorate_plan::{
+    Ensure, Fence, HostEnsure, Intent, NodeName, Observation, Plan, Planning, Standing, Step,
+    lint::lint, plan, spec::BringUp,
+};
+use quorate_testkit::{
+    World,
+    fixture::{Cluster, node},
+    render,
+    rng::Rng,
+    walk::{act, lanes, request, take, turns},
+    world::ActError,
+};
+
+const FENCE: Fence = Fence(1);
+
+/// Plans, and expects that nothing is refused, waited for, or found by the lint.
+fn planned(intent: &Intent, world: &World) -> Plan {
+    let seen = world.observe(intent);
+    let Planning {
+        plan,
+        waiting,
+        refused,
+    } = plan(intent, &seen);
+    assert_eq!(refused, [], "refused on the way\n{}", render::plan(&plan));
+    assert_eq!(waiting, [], "waited for on the way");
+    assert_eq!(lint(&plan, &seen), [], "{}", render::plan(&plan));
+    plan
+}
+
+/// A world in which that cluster file was applied.
+fn grown(intent: &Intent) -> World {
+    let mut world = World::new(&intent.spec);
+    finish(&mut world, intent);
+    world
+}
+
+/// Walks through a plan to its end.
+fn finish(world: &mut World, intent: &Intent) {
+    let plan = planned(intent, world);
+    for (step, change) in turns(&plan) {
+        take(world, intent, step, change, FENCE)
+            .unwrap_or_else(|error| panic!("{}: {error:?}", render::step(step)));
+    }
+    let left = planned(intent, world);
+    assert!(left.is_empty(), "left over:\n{}", render::plan(&left));
+}
+
+/// The situations every property is tried in: what is there, and what is wanted.
+fn situations() -> Vec<(&'static str, World, Intent)> {
+    let together = Cluster::default();
+    let one_by_one = Cluster {
+        bring_up: BringUp::OneByOne,
+        ..together
+    };
+    let single = Cluster {
+        masters: 1,
+        ..together
+    };
+    let with_worker = Cluster {
+        workers: 1,
+        ..together
+    };
+    let whole = Cluster {
+        workers: 2,
+        balancers: 2,
+        ..one_by_one
+    };
+    let given = Cluster {
+        local: false,
+        balancers: 0,
+        workers: 1,
+        flannel: false,
+        ..together
+    };
+    let five = Cluster {
+        masters: 5,
+        ..together
+    };
+    let fresh = |cluster: Cluster| {
+        let intent = cluster.intent();
+        (World::new(&intent.spec), intent)
+    };
+    let after = |before: Cluster, then: Cluster| {
+        let mut world = grown(&before.intent());
+        let intent = then.intent();
+        world.know(&intent.spec);
+        (world, intent)
+    };
+    [
+        ("found-three", fresh(together)),
+        ("one-by-one", fresh(one_by_one)),
+        ("one-to-three", after(single, together)),
+        ("add-a-worker", after(together, with_worker)),
+        ("nothing-to-do", after(together, together)),
+        ("whole-cluster", fresh(whole)),
+        ("given-hosts", fresh(given)),
+        ("three-to-five", after(together, five)),
+        (
+            "second-balancer",
+            after(
+                together,
+                Cluster {
+                    balancers: 2,
+                    ..together
+                },
+            ),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, (world, intent))| (name, world, intent))
+    .collect()
+}
+
+#[test]
+fn plans_read_like_this() {
+    for (name, world, intent) in situations() {
+        let text = render::plan(&planned(&intent, &world));
+        golden::check(&format!("plans/{name}.txt"), &text);
+    }
+}
+
+#[test]
+fn after_any_prefix_planning_gives_exactly_the_rest() {
+    for (name, mut world, intent) in situations() {
+        let approved = planned(&intent, &world);
+        let turns = turns(&approved);
+        for done in 0..=turns.len() {
+            let rest = planned(&intent, &world);
+            rest.rest_of(&approved)
+                .unwrap_or_else(|departure| panic!("{name} after {done} steps: {departure}"));
+            let taken: Vec<_> = turns[..done].iter().map(|(step, _)| *step).collect();
+            let seen = world.observe(&intent);
+            let expected: Vec<_> = approved
+                .steps()
+                .filter(|step| !taken.contains(step) && !stood_by_itself(step, &seen))
+                .collect();
+            // Cleaning up follows from what is handed over in the plan, whether or not there is anything to clean up yet.
+            let planned: Vec<_> = rest
+                .steps()
+                .filter(|step| !stood_by_itself(step, &seen))
+                .collect();
+            assert_eq!(
+                planned
+                    .iter()
+                    .map(|step| render::step(step))
+                    .collect::<Vec<_>>(),
+                expected
+                    .iter()
+                    .map(|step| render::step(step))
+                    .collect::<Vec<_>>(),
+                "{name} after {done} steps"
+            );
+            assert_eq!(planned, expected, "{name} after {done} steps");
+            let Some((step, change)) = turns.get(done) else {
+                continue;
+            };
+            take(&mut world, &intent, step, *change, FENCE)
+                .unwrap_or_else(|error| panic!("{name}: {}: {error:?}", render::step(step)));
+        }
+    }
+}
+
+/// Steps that only wait, or clean up what may not be there, can come to stand without being taken. No others can.
+fn stood_by_itself(step: &Step, seen: &Observation) -> bool {
+    let may = matches!(
+        step.ensure,
+        Ensure::Host(HostEnsure::Serving { .. } | HostEnsure::TokensGone {})
+    );
+    may && stands(step, seen)
+}
+
+fn stands(step: &Step, seen: &Observation) -> bool {
+    matches!(step.standing(seen), Standing::Done(_))
+}
+
+/// Steps of a stage go on side by side, those of one place in order: any such order is a prefix somebody can be interrupted in.
+#[test]
+fn after_any_order_within_stages_planning_gives_the_rest() {
+    for (name, world, intent) in situations() {
+        for seed in 0..3 {
+            any_order(name, world.clone(), &intent, seed);
+        }
+    }
+}
+
+fn any_order(name: &str, mut world: World, intent: &Intent, seed: u64) {
+    let mut rng = Rng::new(seed);
+    let approved = planned(intent, &world);
+    for stage in &approved.stages {
+        let mut lanes = lanes(stage);
+        while !lanes.is_empty() {
+            let lane = usize::try_from(rng.below(lanes.len() as u64)).expect("an index");
+            let (step, change) = lanes[lane].remove(0);
+            lanes.retain(|lane| !lane.is_empty());
+            let at = format!("{name}, seed {seed}, after {}", render::step(step));
+            match take(&mut world, intent, step, change, FENCE) {
+                // A founder waits for the others, whose turn comes later in this order.
+                Ok(_) | Err(ActError::NotYet(_)) => {}
+                Err(error) => panic!("{at}: {error:?}"),
+            }
+            let rest = planned(intent, &world);
+            rest.rest_of(&approved)
+                .unwrap_or_else(|departure| panic!("{at}: {departure}"));
+            let seen = world.observe(intent);
+            let open: Vec<_> = approved
+                .steps()
+                .filter(|step| !stands(step, &seen))
+                .collect();
+            // Cleaning up follows from what is handed over in the plan, whether or not there is anything to clean up yet.
+            let planned: Vec<_> = rest.steps().filter(|step| !stands(step, &seen)).collect();
+            assert_eq!(planned, open, "{at}:\n{}", render::plan(&rest));
+        }
+    }
+    assert!(planned(intent, &world).is_empty(), "{name}, seed {seed}");
+}
+
+#[test]
+fn every_action_run_twice_changes_nothing_the_second_time() {
+    for (name, mut world, intent) in situations() {
+        let approved = planned(&intent, &world);
+        for (step, change) in turns(&approved) {
+            let at = format!("{name}: {}", render::step(step));
+            let asked = request(&mut world, &intent, step, change, FENCE);
+            let Some((node, mut request)) = asked.unwrap_or_else(|error| panic!("{at}: {error:?}"))
+            else {
+                continue;
+            };
+            act(&mut world, &node, &request).unwrap_or_else(|error| panic!("{at}: {error:?}"));
+            let before = render::lasting(&world);
+            // Once by what was seen before the first time, as after a lost answer, and once by a fresh look.
+            let _late = act(&mut world, &node, &request)
+                .unwrap_or_else(|error| panic!("{at}, by an old look: {error:?}"));
+            let difference = render::first_difference(&before, &render::lasting(&world));
+            assert_eq!(difference, None, "{at}, by an old look");
+            request.testimony = world.observe(&intent);
+            let again = act(&mut world, &node, &request)
+                .unwrap_or_else(|error| panic!("{at}, again: {error:?}"));
+            assert_eq!(again.changed, [], "{at}");
+            let difference = render::first_difference(&before, &render::lasting(&world));
+            assert_eq!(difference, None, "{at}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_names_every_host_of_the_file_and_no_other() {
+    let intent = Cluster {
+        workers: 1,
+        ..Cluster::default()
+    }
+    .intent();
+    let plan = planned(&intent, &World::new(&intent.spec));
+    let places: std::collections::BTreeSet<NodeName> = plan
+        .steps()
+        .filter_map(|step| match &step.on {
+            quorate_plan::Place::Host(node) => Some(node.clone()),
+            quorate_plan::Place::Operator => None,
+        })
+        .collect();
+    assert_eq!(
+        places,
+        ["cp-1", "cp-2", "cp-3", "lb-1", "w-1"].map(node).into()
+    );
+}
