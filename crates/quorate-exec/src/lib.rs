@@ -6,6 +6,7 @@ pub mod fence;
 pub mod hostile;
 pub mod identity;
 pub mod journal;
+pub mod machines;
 pub mod observe;
 mod pace;
 pub mod run;
@@ -15,8 +16,9 @@ mod stage;
 pub mod stop;
 
 pub use journal::{Journal, JournalError, Recorder};
+pub use machines::{LocalMachines, Machines};
 pub use observe::{look_for, observe};
 pub use run::run;
 pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
-pub use ssh::{Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings};
+pub use ssh::{Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings, Way};
 pub use stop::{Stop, StopSignal};

@@ -62,6 +62,37 @@ pub struct SshSettings {
     pub look: Look,
 }
 
+/// The way into a host: known beforehand, or looked up when it is needed, for hosts whose keys are made with them.
+#[derive(Clone)]
+pub struct Way(Arc<dyn Fn() -> Result<SshAccess, String> + Send + Sync>);
+
+impl Way {
+    /// One that is looked up each time a connection is made; the error is a message.
+    pub fn when_needed(
+        look: impl Fn() -> Result<SshAccess, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(look))
+    }
+
+    fn look(&self) -> Result<SshAccess, SshFailure> {
+        (self.0)().map_err(|detail| SshFailure::Here {
+            detail: hostile::line(&detail),
+        })
+    }
+}
+
+impl From<SshAccess> for Way {
+    fn from(access: SshAccess) -> Self {
+        Self(Arc::new(move || Ok(access.clone())))
+    }
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Way")
+    }
+}
+
 /// The hosts of one cluster over SSH.
 #[derive(Debug)]
 pub struct SshHosts {
@@ -73,7 +104,7 @@ pub struct SshHosts {
 /// one opens another.
 #[derive(Debug)]
 struct Host {
-    access: Arc<SshAccess>,
+    way: Way,
     looking: Mutex<Option<Channel>>,
     acting: Mutex<Option<Channel>>,
     /// Held while the binary is being copied there.
@@ -84,20 +115,17 @@ impl SshHosts {
     /// Hosts by name. Nothing is connected before it is asked for.
     ///
     /// # Errors
-    /// When the directory for control sockets cannot be used, or a path or user cannot be given to `ssh`.
+    /// When the directory for control sockets cannot be used.
     pub fn new(
         settings: SshSettings,
-        hosts: BTreeMap<NodeName, SshAccess>,
+        hosts: BTreeMap<NodeName, impl Into<Way>>,
     ) -> Result<Self, SetupError> {
         settings.control.prepare()?;
-        for access in hosts.values() {
-            settings.control.shell(access, "true")?;
-        }
         let hosts = hosts
             .into_iter()
-            .map(|(node, access)| {
+            .map(|(node, way)| {
                 let host = Host {
-                    access: Arc::new(access),
+                    way: way.into(),
                     looking: Mutex::default(),
                     acting: Mutex::default(),
                     copying: Arc::default(),
@@ -136,7 +164,7 @@ impl SshHosts {
         };
         host.looking.lock().await.take();
         host.acting.lock().await.take();
-        end_shared(&self.common.control, &host.access).await;
+        end_shared(&self.common.control, &host.way).await;
     }
 
     /// Closes all channels. With `shared` the connections under them as well, which otherwise stay for a while, so that the next command
@@ -146,7 +174,7 @@ impl SshHosts {
             host.looking.lock().await.take();
             host.acting.lock().await.take();
             if shared {
-                end_shared(&self.common.control, &host.access).await;
+                end_shared(&self.common.control, &host.way).await;
             }
         }
     }
@@ -159,11 +187,8 @@ impl SshHosts {
 
     /// A channel, in a task of its own: copying a binary goes on when nobody waits any longer.
     async fn open(&self, host: &Host) -> Result<Channel, SshFailure> {
-        let (common, access, copying) = (
-            self.common.clone(),
-            host.access.clone(),
-            host.copying.clone(),
-        );
+        let access = host.way.look()?;
+        let (common, copying) = (self.common.clone(), host.copying.clone());
         let opening = tokio::spawn(async move { open(&common, &access, &copying).await });
         match opening.await {
             Ok(opened) => opened,
@@ -280,8 +305,9 @@ async fn open(
 }
 
 /// Ends a shared connection; that there is none is as well.
-async fn end_shared(control: &Control, access: &SshAccess) {
-    let Ok(args) = control.exit(access) else {
+async fn end_shared(control: &Control, way: &Way) {
+    let Ok(access) = way.look() else { return };
+    let Ok(args) = control.exit(&access) else {
         return;
     };
     let ended = tokio::process::Command::new(&control.program)
@@ -438,9 +464,9 @@ impl Hosts for SshHosts {
     ) -> Result<Outcome, HostError> {
         if let (HostEnsure::Bundle { id }, Some(dir)) = (&request.ensure, &self.common.bundle) {
             let deliver = async {
-                let host = self.host(on)?;
+                let access = self.host(on)?.way.look()?;
                 LocalBundle::open(dir, id)?
-                    .deliver(&self.common.control, &host.access, progress)
+                    .deliver(&self.common.control, &access, progress)
                     .await
             };
             deliver.await.map_err(|failure| host_error(on, &failure))?;

@@ -140,8 +140,8 @@ impl Rig {
             },
         };
         change(&mut access, &mut settings);
-        let hosts =
-            SshHosts::new(settings, [(node(), access)].into()).expect("the directory is ours");
+        let hosts = SshHosts::new(settings, BTreeMap::from([(node(), access)]))
+            .expect("the directory is ours");
         Self { hosts, sshd, dir }
     }
 
