@@ -1,0 +1,3 @@
+module quorate.local/bundle/pause
+
+go 1.25.0
