@@ -5,6 +5,8 @@ mod api;
 mod etcd;
 mod host;
 
+pub use host::initial_cluster;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -1,0 +1,256 @@
+//! What shall stand on a host, made to stand: one file for each end state. Start at [`act`].
+//!
+//! Every action looks first and changes only what differs; it may be killed at any point and asked for again. Files are staged beside
+//! their place and renamed into it, keys before the certificates that name them.
+
+mod authority;
+mod backend;
+mod balancer;
+mod bundle;
+mod certificates;
+mod cluster_config;
+mod components;
+mod control_plane;
+mod etcd_member;
+mod guarded;
+mod images;
+mod kubelet;
+mod learner;
+mod network;
+mod prepared;
+mod registered;
+mod serving;
+mod tokens_gone;
+mod voter;
+mod worker;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use quorate_kube::{Client, FieldManager, PatchKind};
+use quorate_plan::{
+    Admitted, Change, Claim, HostEnsure, NodeName, Observation, Sealed, change::Permit,
+    kubeadm::Peer, refusal::Refusal,
+};
+use serde_json::json;
+use tokio::{sync::mpsc::UnboundedSender, time::sleep};
+
+use crate::{clients, command::Tools, error::ActionError, paths::Paths, seal::Identity, shown};
+
+pub(crate) use backend::BALANCER_CA;
+
+/// How often a condition that is waited for is looked at. Long enough to cost nothing, short beside what is waited for.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long a tool may take that only reads and writes files here. They take well below a second on an idle machine.
+const TOOL_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long one answer of etcd or the API may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The port of an apiserver, which never moves.
+const APISERVER_PORT: u16 = 6443;
+
+/// Everything an action has at hand.
+pub(crate) struct Work<'a> {
+    /// Where things lie.
+    pub(crate) paths: &'a Paths,
+    /// This host.
+    pub(crate) node: &'a NodeName,
+    /// What the operator's machine saw, with this host's own fresh look in it.
+    pub(crate) seen: &'a Observation,
+    /// The operation in force, which this action belongs to.
+    pub(crate) claim: &'a Claim,
+    /// Tools, under the host lock.
+    pub(crate) tools: &'a Tools,
+    /// Opens what was sealed to this session.
+    pub(crate) identity: &'a Identity,
+    /// What was sealed to this session.
+    pub(crate) sealed: Vec<Sealed>,
+    /// News for whoever waits.
+    pub(crate) progress: &'a Progress,
+    /// How long it may take in all.
+    pub(crate) patience: Duration,
+}
+
+/// Where news of an action goes. Nobody need be listening any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(pub(crate) UnboundedSender<String>);
+
+impl Progress {
+    /// One line.
+    pub(crate) fn say(&self, line: impl AsRef<str>) {
+        let _ = self.0.send(shown::line(line.as_ref()));
+    }
+}
+
+impl Work<'_> {
+    /// Opens the secret of that type that was sealed to this session.
+    fn open<S: crate::seal::Secret>(&self) -> Result<S, ActionError> {
+        Ok(crate::seal::open(self.identity, &self.sealed)?)
+    }
+
+    /// Tries until it succeeds, or cannot any more.
+    async fn retry<F: Future<Output = Result<(), Attempt>>>(
+        &self,
+        what: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<(), ActionError> {
+        self.wait(what, || async {
+            match attempt().await {
+                Err(Attempt::Again(seen)) => Err(seen),
+                Err(Attempt::Final(err)) => Ok(Err(err)),
+                Ok(()) => Ok(Ok(())),
+            }
+        })
+        .await?
+    }
+
+    /// Looks until `look` finds what is waited for. `look` says what it saw instead.
+    async fn wait<T, F: Future<Output = Result<T, String>>>(
+        &self,
+        what: &str,
+        look: impl Fn() -> F,
+    ) -> Result<T, ActionError> {
+        let started = Instant::now();
+        loop {
+            match look().await {
+                Ok(found) => return Ok(found),
+                Err(seen) if started.elapsed() >= self.patience => {
+                    return Err(ActionError::Late {
+                        what: what.to_owned(),
+                        waited_s: started.elapsed().as_secs(),
+                        seen,
+                    });
+                }
+                Err(_) => sleep(POLL).await,
+            }
+        }
+    }
+}
+
+/// Why something did not come about at one attempt.
+enum Attempt {
+    /// It may pass by itself; this is what was seen.
+    Again(String),
+    /// It will not.
+    Final(ActionError),
+}
+
+/// This host's apiserver.
+fn apiserver(node: &Peer) -> SocketAddr {
+    SocketAddr::new(node.address, APISERVER_PORT)
+}
+
+/// A client for this host's apiserver, as the administrator.
+fn own_api(work: &Work<'_>) -> Result<Client, ActionError> {
+    let manifests = work.seen.host(work.node)?.manifests.get()?;
+    let address = clients::apiserver_address(manifests).ok_or_else(|| {
+        ActionError::unexpected(
+            "an apiserver on this host",
+            "no kube-apiserver.yaml with an --advertise-address",
+            "run `quorate status` to see which hosts are masters",
+        )
+    })?;
+    clients::api(work.paths, "admin.conf", address)
+}
+
+/// Writes one of Quorate's notes in the cluster. Each has an owner of its own, so that they do not undo each other.
+async fn note(client: &Client, key: &str, value: &str) -> Result<(), ActionError> {
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": "quorate", "namespace": "kube-system" },
+        "data": { key: value },
+    });
+    let manager = FieldManager {
+        name: &format!("quorate-{key}"),
+        force: true,
+    };
+    let path = "/api/v1/namespaces/kube-system/configmaps/quorate";
+    client
+        .patch(path, PatchKind::Apply(manager), &map, ANSWER_WITHIN)
+        .await
+        .map_err(ActionError::kube("writing Quorate's notes"))?;
+    Ok(())
+}
+
+/// Takes the permit for adding `joiner` as a voter.
+fn permit_to_add(
+    permit: Option<Permit>,
+    joiner: &NodeName,
+    action: &str,
+) -> Result<Permit, ActionError> {
+    permit
+        .filter(|permit| matches!(permit.change(), Change::AddVoter { node } if node == joiner))
+        .ok_or_else(|| unpermitted(action))
+}
+
+fn unpermitted(action: &str) -> ActionError {
+    Refusal::Unpermitted {
+        action: action.to_owned(),
+    }
+    .into()
+}
+
+/// Makes the end state stand.
+///
+/// # Errors
+/// See [`ActionError`].
+pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), ActionError> {
+    let action = admitted.ensure.to_string();
+    let permit = admitted.permit;
+    work.sealed = admitted.sealed;
+    let work = &*work;
+    match &admitted.ensure {
+        HostEnsure::Prepared {
+            mark,
+            sysctls,
+            hosts_file,
+        } => prepared::ensure(work, mark, sysctls, hosts_file).await,
+        HostEnsure::Bundle { id } => bundle::ensure(work, id).await,
+        HostEnsure::Components { bundle, runtime } => {
+            components::ensure(work, bundle, runtime).await
+        }
+        HostEnsure::Images { bundle, images } => images::ensure(work, bundle, images).await,
+        HostEnsure::Balancer { listen, binary } => balancer::ensure(work, *listen, binary).await,
+        HostEnsure::Authority { founding, of } => {
+            authority::ensure(work, founding.as_ref(), of.as_ref()).await
+        }
+        HostEnsure::Certificates { settings, node } => {
+            certificates::ensure(work, settings, node).await
+        }
+        HostEnsure::EtcdMember {
+            settings,
+            node,
+            founders,
+        } => {
+            let permit = permit.ok_or_else(|| unpermitted(&action))?;
+            etcd_member::ensure(work, permit, settings, node, founders).await
+        }
+        HostEnsure::ControlPlane { settings, node } => {
+            control_plane::ensure(work, settings, node).await
+        }
+        HostEnsure::Kubelet { settings, node } => kubelet::ensure(work, settings, node).await,
+        HostEnsure::Serving { node } => serving::ensure(work, node).await,
+        HostEnsure::Backend { backend, address } => backend::ensure(work, backend, *address).await,
+        HostEnsure::ClusterConfig { settings, node } => {
+            cluster_config::ensure(work, settings, node).await
+        }
+        HostEnsure::Registered { settings, node } => registered::ensure(work, settings, node).await,
+        HostEnsure::Guarded {} => guarded::ensure(work).await,
+        HostEnsure::Learner { joiner } => {
+            let permit = permit_to_add(permit, &joiner.name, &action)?;
+            learner::ensure(work, permit, joiner).await
+        }
+        HostEnsure::Voter { joiner } => {
+            let permit = permit_to_add(permit, &joiner.name, &action)?;
+            voter::ensure(work, permit, joiner).await
+        }
+        HostEnsure::Network { network } => network::ensure(work, network).await,
+        HostEnsure::Worker { settings, node } => worker::ensure(work, settings, node).await,
+        HostEnsure::TokensGone {} => tokens_gone::ensure(work).await,
+    }
+}

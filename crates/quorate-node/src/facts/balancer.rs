@@ -1,0 +1,195 @@
+//! The balancer on this host: its configuration, its unit, and which backends it would send connections to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use quorate_plan::{
+    NodeName, Seen,
+    observation::{Balancer, Unit},
+};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    time::timeout,
+};
+
+use super::{PATIENCE, certificate_digest, no_answer};
+use crate::{
+    durable::{self, FileError},
+    paths::Paths,
+};
+
+/// Longest line of the balancer that is read, in bytes: its status with every backend it can have is a tenth of this.
+const LINE_BYTES_MAX: u64 = 256 << 10;
+
+/// What is read of its configuration.
+#[derive(Deserialize)]
+struct Config {
+    listen: SocketAddr,
+    #[serde(default)]
+    backends: Vec<Backend>,
+    #[serde(default)]
+    health: Health,
+    #[serde(default = "default_socket")]
+    admin_socket: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Backend {
+    name: String,
+    address: SocketAddr,
+}
+
+#[derive(Default, Deserialize)]
+struct Health {
+    ca_file: Option<PathBuf>,
+}
+
+fn default_socket() -> PathBuf {
+    "/run/quorate/lb.sock".into()
+}
+
+pub(super) async fn look(
+    paths: &Paths,
+    units: &Seen<BTreeMap<String, Unit>>,
+) -> Seen<Option<Balancer>> {
+    let config: Config = match durable::read_json(&paths.balancer()) {
+        Ok(Some(config)) => config,
+        Ok(None) => return Seen::now(None),
+        Err(err) => return Seen::Unknown(no_answer("the balancer's configuration", &err)),
+    };
+    let active = match units.get() {
+        Ok(units) => units.get("quorate-lb").is_some_and(|unit| unit.active),
+        Err(missing) => return Seen::Unknown(missing),
+    };
+    let (cluster_ca, binary) = match (ca(paths, &config), binary(paths)) {
+        (Ok(ca), Ok(binary)) => (ca, binary),
+        (Err(err), _) | (_, Err(err)) => {
+            return Seen::Unknown(no_answer("the balancer's files", &err));
+        }
+    };
+    let status = timeout(PATIENCE, status(&paths.at(&config.admin_socket))).await;
+    let (backends, up) = match status {
+        // What it runs with, rather than what its file says: a new file may not have been read yet.
+        Ok(Some(status)) => status,
+        Ok(None) | Err(_) => {
+            let configured = config.backends.into_iter();
+            let named = configured.filter_map(|b| Some((b.name.parse().ok()?, b.address)));
+            (named.collect(), BTreeSet::new())
+        }
+    };
+    Seen::now(Some(Balancer {
+        listen: config.listen,
+        backends,
+        up,
+        active,
+        cluster_ca,
+        binary,
+    }))
+}
+
+fn ca(paths: &Paths, config: &Config) -> Result<Option<String>, FileError> {
+    match &config.health.ca_file {
+        Some(file) => certificate_digest(&paths.at(file)),
+        None => Ok(None),
+    }
+}
+
+/// The hash in the name of the binary that the unit runs. Empty when it runs none of ours.
+fn binary(paths: &Paths) -> Result<String, FileError> {
+    let unit = durable::read_text(&paths.unit("quorate-lb.service"))?.unwrap_or_default();
+    Ok(binary_of_unit(&unit).unwrap_or_default().to_owned())
+}
+
+fn binary_of_unit(unit: &str) -> Option<&str> {
+    let command = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))?;
+    let program = Path::new(command.split_whitespace().next()?);
+    program.file_name()?.to_str()?.strip_prefix("quorate-")
+}
+
+type Backends = (BTreeMap<NodeName, SocketAddr>, BTreeSet<NodeName>);
+
+/// The backends, and which of them are up, by the balancer's own account. `None` when it does not tell.
+async fn status(socket: &Path) -> Option<Backends> {
+    let mut stream = UnixStream::connect(socket).await.ok()?;
+    stream.write_all(b"{\"do\":\"status\"}\n").await.ok()?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX))
+        .read_line(&mut line)
+        .await
+        .ok()?;
+    parse_status(&line)
+}
+
+fn parse_status(line: &str) -> Option<Backends> {
+    #[derive(Deserialize)]
+    struct Status {
+        backends: Vec<Backend>,
+    }
+    #[derive(Deserialize)]
+    struct Backend {
+        name: String,
+        address: SocketAddr,
+        state: String,
+        #[serde(default)]
+        leaving: bool,
+    }
+    let status: Status = serde_json::from_str(line).ok()?;
+    let mut found = Backends::default();
+    for backend in status.backends.into_iter().filter(|b| !b.leaving) {
+        // A name that is none of ours cannot be a host's of the cluster file.
+        if let Ok(name) = backend.name.parse::<NodeName>() {
+            if backend.state == "up" {
+                found.1.insert(name.clone());
+            }
+            found.0.insert(name, backend.address);
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn the_unit_names_its_binary() {
+        let unit = "[Service]\nExecStart=/var/lib/quorate/bin/quorate-abc123 lb run --config /etc/quorate/lb.json\n";
+        assert_eq!(binary_of_unit(unit), Some("abc123"));
+        assert_eq!(binary_of_unit("ExecStart=/usr/bin/haproxy -f x\n"), None);
+    }
+
+    #[test]
+    fn backends_that_are_up() {
+        let line = r#"{"answer":"status","version":"1","backends":[{"name":"cp-1","address":"10.0.0.1:6443","state":"up","x":1},
+            {"name":"cp-2","address":"10.0.0.2:6443","state":"dead"},{"name":"cp-3","address":"10.0.0.3:6443","state":"up","leaving":true}]}"#;
+        let (backends, up) = parse_status(line).unwrap();
+        assert_eq!(backends.len(), 2);
+        assert_eq!(up, ["cp-1".parse().unwrap()].into());
+        assert_eq!(parse_status("{\"answer\":\"refused\"}"), None);
+    }
+
+    #[tokio::test]
+    async fn a_balancer_from_its_files() {
+        let machine = testing::machine();
+        let units = Seen::now(BTreeMap::new());
+        machine.write(
+            "/etc/quorate/lb.json",
+            r#"{"listen":"0.0.0.0:6443","backends":[{"name":"cp-1","address":"10.0.0.1:6443"}],"health":{"ca_file":"/etc/quorate/ca.crt"}}"#,
+        );
+        let seen = look(&machine.paths, &units).await;
+        let balancer = seen.get().unwrap().clone().unwrap();
+        assert_eq!(balancer.backends.len(), 1);
+        assert!(!balancer.active && balancer.up.is_empty());
+        assert_eq!(balancer.cluster_ca, None, "the file it names is not there");
+        machine.write("/etc/quorate/lb.json", "{");
+        assert!(look(&machine.paths, &units).await.get().is_err());
+    }
+}

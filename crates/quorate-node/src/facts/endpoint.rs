@@ -1,0 +1,225 @@
+//! The stable name of the API, and the cluster's DNS, as seen from this host.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use quorate_plan::{
+    Missing, Seen,
+    observation::{EndpointName, EndpointSight},
+};
+use tokio::{net::UdpSocket, time::timeout};
+
+use super::{PATIENCE, api::readyz_of, in_time};
+use crate::{
+    clients,
+    command::{Command, CommandError, Tools},
+    paths::Paths,
+    random,
+};
+
+/// The name every cluster's DNS knows.
+const NAME: &str = "kubernetes.default.svc.cluster.local";
+
+/// The query is sent again after this long: DNS over UDP loses a packet now and then.
+const RESEND: Duration = Duration::from_millis(400);
+
+/// Queries sent in all.
+const QUERIES: u32 = 2;
+
+pub(super) async fn look(
+    paths: &Paths,
+    tools: &Tools,
+    endpoint: Option<&EndpointName>,
+) -> Seen<Option<EndpointSight>> {
+    let Some(endpoint) = endpoint else {
+        return Seen::now(None);
+    };
+    let resolves = match timeout(PATIENCE, resolve(tools, &endpoint.host)).await {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(err)) => return Seen::Unknown(super::no_answer("the endpoint's name", &err)),
+        // A resolver that is silent resolves nothing.
+        Err(_) => BTreeSet::new(),
+    };
+    let readyz = match resolves.first() {
+        Some(address) => readyz(paths, endpoint, *address).await,
+        None => None,
+    };
+    Seen::now(Some(EndpointSight { resolves, readyz }))
+}
+
+/// The system's own resolver, asked through its own tool: a static binary has none, and what the kubelet will see is what counts.
+pub(crate) async fn resolve(tools: &Tools, host: &str) -> Result<BTreeSet<IpAddr>, CommandError> {
+    if let Ok(address) = host.parse() {
+        return Ok([address].into());
+    }
+    let query = Command::new("getent", PATIENCE).args(["ahostsv4", host]);
+    match tools.run(query).await {
+        Ok(out) => Ok(out
+            .text()
+            .lines()
+            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+            .collect()),
+        // getent has an exit code for "no such name".
+        Err(CommandError::Ended { .. } | CommandError::Late { .. }) => Ok(BTreeSet::new()),
+        Err(err) => Err(err),
+    }
+}
+
+/// `None`: nobody answered, or there is no CA here to know the right one by.
+async fn readyz(
+    paths: &Paths,
+    endpoint: &EndpointName,
+    address: IpAddr,
+) -> Option<quorate_plan::observation::Readyz> {
+    let ca = ["/etc/kubernetes/pki/ca.crt", crate::ensure::BALANCER_CA]
+        .map(|path| paths.at(path))
+        .into_iter()
+        .find(|path| path.exists())?;
+    let address = SocketAddr::new(address, endpoint.port);
+    let client = clients::anonymous(ca, &format!("https://{endpoint}"), None, address).ok()?;
+    client.readyz(PATIENCE).await.ok().map(readyz_of)
+}
+
+/// Only nodes of the cluster reach its DNS.
+pub(super) async fn dns(paths: &Paths, server: Option<IpAddr>) -> Seen<Option<BTreeSet<IpAddr>>> {
+    let Some(server) = server.filter(|_| paths.kubernetes("kubelet.conf").exists()) else {
+        return Seen::now(None);
+    };
+    in_time("the cluster's DNS", async {
+        match ask(SocketAddr::new(server, 53), NAME).await {
+            Ok(addresses) => Seen::now(Some(addresses)),
+            Err(err) => Seen::Unknown(Missing::no_answer("the cluster's DNS", err)),
+        }
+    })
+    .await
+}
+
+async fn ask(server: SocketAddr, name: &str) -> Result<BTreeSet<IpAddr>, String> {
+    let socket = async {
+        let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).await?;
+        socket.connect(server).await?;
+        Ok::<_, std::io::Error>(socket)
+    };
+    let socket = socket.await.map_err(|err| err.to_string())?;
+    let id = random::bytes::<2>().map_err(|err| err.to_string())?;
+    let query = query(id, name);
+    let mut answer = [0; 1500];
+    for _ in 0..QUERIES {
+        socket.send(&query).await.map_err(|err| err.to_string())?;
+        match timeout(RESEND, socket.recv(&mut answer)).await {
+            Ok(Ok(length)) => {
+                if let Some(found) = addresses(&answer[..length], id) {
+                    return Ok(found);
+                }
+            }
+            Ok(Err(err)) => return Err(err.to_string()),
+            Err(_) => {}
+        }
+    }
+    Err(format!("{server} does not answer"))
+}
+
+/// A query for IPv4 addresses with recursion desired.
+fn query(id: [u8; 2], name: &str) -> Vec<u8> {
+    let mut out = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        out.push(u8::try_from(label.len()).expect("labels of our name are short"));
+        out.extend_from_slice(label.as_bytes());
+    }
+    out.extend_from_slice(&[0, 0, 1, 0, 1]);
+    out
+}
+
+/// The IPv4 addresses of an answer; `None` when it is no answer to our query.
+fn addresses(answer: &[u8], id: [u8; 2]) -> Option<BTreeSet<IpAddr>> {
+    let number = |at: usize| Some(u16::from_be_bytes(answer.get(at..at + 2)?.try_into().ok()?));
+    if answer.get(..2)? != id || answer.get(2)? & 0x80 == 0 {
+        return None;
+    }
+    let (questions, answers) = (number(4)?, number(6)?);
+    let mut at = 12;
+    for _ in 0..questions {
+        at = after_name(answer, at)? + 4;
+    }
+    let mut found = BTreeSet::new();
+    for _ in 0..answers {
+        at = after_name(answer, at)?;
+        let (kind, class, length) = (number(at)?, number(at + 2)?, usize::from(number(at + 8)?));
+        let data = answer.get(at + 10..at + 10 + length)?;
+        if let (1, 1, Ok(address)) = (kind, class, <[u8; 4]>::try_from(data)) {
+            found.insert(IpAddr::from(address));
+        }
+        at += 10 + length;
+    }
+    Some(found)
+}
+
+/// Where a name ends: after its last label, or after the pointer that stands for the rest of it.
+fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            length if length & 0xc0 == 0xc0 => return Some(at + 2),
+            length => at += 1 + usize::from(length),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(query: &[u8], records: &[&[u8]]) -> Vec<u8> {
+        let mut out = query.to_vec();
+        out[2] |= 0x80;
+        out[7] = u8::try_from(records.len()).unwrap();
+        for record in records {
+            out.extend_from_slice(record);
+        }
+        out
+    }
+
+    const A: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\x0a\x60\0\x01";
+    const CNAME: &[u8] = b"\x01a\0\0\x05\0\x01\0\0\0\x05\0\x02\xc0\x0c";
+
+    #[test]
+    fn answers_are_read_and_others_not() {
+        let query = query([7, 9], NAME);
+        let good = answer(&query, &[CNAME, A]);
+        let expected = Some(["10.96.0.1".parse().unwrap()].into());
+        assert_eq!(addresses(&good, [7, 9]), expected);
+        assert_eq!(addresses(&good, [7, 8]), None, "another query's");
+        assert_eq!(addresses(&query, [7, 9]), None, "a query is no answer");
+        assert_eq!(addresses(&answer(&query, &[]), [7, 9]), Some([].into()));
+        for length in 0..good.len() {
+            assert_eq!(addresses(&good[..length], [7, 9]), None, "cut at {length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_packet_is_asked_again() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            let _lost = server.recv_from(&mut buffer).await.unwrap();
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            server
+                .send_to(&answer(&buffer[..length], &[A]), from)
+                .await
+                .unwrap();
+        });
+        let found = ask(address, NAME).await.unwrap();
+        assert_eq!(found, ["10.96.0.1".parse().unwrap()].into());
+        answering.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_needs_no_resolver() {
+        let found = resolve(&Tools::default(), "10.0.0.9").await.unwrap();
+        assert_eq!(found, ["10.0.0.9".parse().unwrap()].into());
+    }
+}

@@ -1,0 +1,293 @@
+//! One operator's session on a host: looking, the fence, sealing, and one action at a time. Start at [`Session::answer`].
+
+use std::{
+    fs::{File, TryLockError},
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
+
+use nix::time::{ClockId, clock_gettime};
+use quorate_plan::{
+    Claim, Ensure, Fence, HostEnsure, NodeName, Refusal, Request, Seen, admit,
+    kubeadm::dns_address,
+    observation::{Fencing, Look},
+    standing::{Difference, differences},
+    wire::{Answer, Call, Outcome},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    binary,
+    command::Tools,
+    durable::{self, FileError},
+    ensure::{Progress, Work, act},
+    error::ActionError,
+    facts,
+    fence::{FenceError, Fences, Held},
+    give::give,
+    paths::Paths,
+    seal::Identity,
+    shown,
+};
+
+/// One operator's session.
+pub(crate) struct Session {
+    paths: Paths,
+    binary: String,
+    identity: OnceLock<Identity>,
+    held: Mutex<Holding>,
+    look: Mutex<Option<Look>>,
+}
+
+/// Whether this session stands for the operator in force.
+enum Holding {
+    Not,
+    Held(Held),
+    /// The channel is closed: whatever still runs here runs for nobody.
+    Over,
+}
+
+/// What a session that finds the host locked tells about the action of the other.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Running {
+    action: String,
+    /// Milliseconds since boot.
+    since_ms: u64,
+    fence: Fence,
+}
+
+impl Session {
+    /// A session on the host at `paths`.
+    ///
+    /// # Errors
+    /// When our own binary cannot be read.
+    pub(crate) fn begin(paths: Paths) -> Result<Self, FileError> {
+        Ok(Self {
+            binary: binary::own_hash(&paths)?,
+            paths,
+            identity: OnceLock::new(),
+            held: Mutex::new(Holding::Not),
+            look: Mutex::new(None),
+        })
+    }
+
+    /// The hash of the binary that answers.
+    pub(crate) fn binary(&self) -> &str {
+        &self.binary
+    }
+
+    /// The operator is gone: others may take over from now on. What runs goes on.
+    pub(crate) fn disconnected(&self) {
+        *self.held.lock().expect("nobody panics with it") = Holding::Over;
+    }
+
+    /// Answers one call. `progress` gets a line now and then.
+    pub(crate) async fn answer(&self, call: Call, progress: &Progress) -> Answer {
+        let result = match call {
+            Call::Report(look) => {
+                let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+                *self.look.lock().expect("nobody panics with it") = Some(look);
+                Ok(Answer::Report(Box::new(report)))
+            }
+            Call::Claim(claim) => self.claim(*claim),
+            Call::Release(fence) => self.release(fence),
+            Call::Recipient => Ok(Answer::Recipient(self.identity().recipient())),
+            Call::Seal { fence, what, to } => match self.in_force(fence) {
+                Ok(_) => Box::pin(give(&self.paths, &what, &to))
+                    .await
+                    .map(Answer::Sealed),
+                Err(err) => Err(err),
+            },
+            Call::Ensure(request) => Box::pin(self.ensure(*request, progress)).await,
+        };
+        result.unwrap_or_else(|err| match err {
+            ActionError::Refused(refusal) => Answer::Refused(refusal),
+            err => Answer::Failed {
+                error: shown::chain(&err),
+            },
+        })
+    }
+
+    fn identity(&self) -> &Identity {
+        self.identity.get_or_init(Identity::generate)
+    }
+
+    fn claim(&self, claim: Claim) -> Result<Answer, ActionError> {
+        let mark = facts::mark(&self.paths)?;
+        let mut held = self.held.lock().expect("nobody panics with it");
+        let own = match &*held {
+            Holding::Held(held) => Some(held),
+            Holding::Not | Holding::Over => None,
+        };
+        let (fencing, taken) = Fences::new(&self.paths).claim(claim, own, mark.as_ref())?;
+        if !matches!(*held, Holding::Over) {
+            *held = Holding::Held(taken);
+        }
+        Ok(Answer::Claimed(Box::new(fencing)))
+    }
+
+    fn release(&self, fence: Fence) -> Result<Answer, ActionError> {
+        let fencing = Fences::new(&self.paths).release(fence)?;
+        *self.held.lock().expect("nobody panics with it") = Holding::Not;
+        Ok(Answer::Claimed(Box::new(fencing)))
+    }
+
+    /// The operation that this token is for. Only a token that was granted here acts here; a session that acts stands for its operator.
+    fn in_force(&self, fence: Fence) -> Result<(Fencing, Claim), ActionError> {
+        let fences = Fences::new(&self.paths);
+        let fencing = fences.look()?;
+        let holder = || match &fencing.claim {
+            Some(claim) => claim.operator.to_string(),
+            None => "an operation that has ended".to_owned(),
+        };
+        if fence < fencing.highest {
+            return Err(Refusal::Fenced {
+                token: fence,
+                highest: fencing.highest,
+                holder: holder(),
+            }
+            .into());
+        }
+        let Some(claim) = fencing.claim.clone().filter(|claim| claim.fence == fence) else {
+            return Err(ActionError::unexpected(
+                format!("token {fence} to be granted on this host"),
+                format!("the highest is {}, of {}", fencing.highest, holder()),
+                "take the fence first: `quorate apply` does",
+            ));
+        };
+        let mut held = self.held.lock().expect("nobody panics with it");
+        if matches!(*held, Holding::Not) {
+            *held = Holding::Held(fences.hold(fence)?);
+        }
+        Ok((fencing, claim))
+    }
+
+    /// Makes an end state stand, alone on this host.
+    pub(crate) async fn ensure(
+        &self,
+        request: Request,
+        progress: &Progress,
+    ) -> Result<Answer, ActionError> {
+        durable::private_folder(&self.paths.run(""))?;
+        let path = self.paths.run("lock");
+        let lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(FileError::new("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return self.busy(),
+            Err(TryLockError::Error(err)) => return Err(FileError::new("lock", &path)(err).into()),
+        }
+        let running = Running {
+            action: request.ensure.to_string(),
+            since_ms: since_boot_ms(),
+            fence: request.fence,
+        };
+        durable::write_json(&self.paths.run("action.json"), &running)?;
+        let tools = Tools::under(lock);
+        let result = self.act(request, &tools, progress).await;
+        durable::remove(&self.paths.run("action.json"))?;
+        Ok(Answer::Outcome(Box::new(result?)))
+    }
+
+    fn busy(&self) -> Result<Answer, ActionError> {
+        // Between the lock and the note there is a moment without a note.
+        let running: Option<Running> = durable::read_json(&self.paths.run("action.json"))?;
+        let running = running.unwrap_or_else(|| Running {
+            action: "an action that has just begun".to_owned(),
+            since_ms: since_boot_ms(),
+            fence: Fence::default(),
+        });
+        Ok(Answer::Busy {
+            action: running.action,
+            since_ms: since_boot_ms().saturating_sub(running.since_ms),
+            fence: running.fence,
+        })
+    }
+
+    async fn act(
+        &self,
+        request: Request,
+        tools: &Tools,
+        progress: &Progress,
+    ) -> Result<Outcome, ActionError> {
+        let (fencing, claim) = self.in_force(request.fence)?;
+        let node = self.node(&request.ensure)?;
+        let look = self.look_of(&claim);
+        let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+        let mut seen = request.testimony.clone();
+        seen.record(&node, Seen::now(report.clone()));
+        let admitted = admit(request, &fencing, &seen)?;
+        let changed = match differences(&admitted.ensure, &node, &seen) {
+            Ok(none) if none.is_empty() => {
+                return Ok(Outcome {
+                    changed: none,
+                    report,
+                });
+            }
+            Ok(some) => some,
+            Err(missing) => vec![Difference(missing.to_string())],
+        };
+        let patience = Ensure::Host(admitted.ensure.clone()).patience();
+        let mut work = Work {
+            paths: &self.paths,
+            node: &node,
+            seen: &seen,
+            claim: &claim,
+            tools,
+            identity: self.identity(),
+            sealed: Vec::new(),
+            progress,
+            patience,
+        };
+        Box::pin(act(&mut work, admitted)).await?;
+        let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+        Ok(Outcome { changed, report })
+    }
+
+    /// This host's name in the cluster: its mark says so, and before it has one, the mark it shall get.
+    fn node(&self, ensure: &HostEnsure) -> Result<NodeName, ActionError> {
+        if let HostEnsure::Prepared { mark, .. } = ensure {
+            return Ok(mark.node.clone());
+        }
+        let mark = facts::mark(&self.paths)?;
+        mark.map(|mark| mark.node).ok_or_else(|| {
+            ActionError::unexpected(
+                "a host that carries a cluster's mark",
+                "it carries none",
+                "run `quorate apply`: it prepares hosts first",
+            )
+        })
+    }
+
+    /// What was last asked about, or what follows from the operation in force.
+    fn look_of(&self, claim: &Claim) -> Look {
+        let asked = self.look.lock().expect("nobody panics with it").clone();
+        let spec = &claim.intent.spec;
+        asked.unwrap_or_else(|| Look {
+            cluster: spec.name.clone(),
+            endpoint: Some(spec.endpoint.clone()),
+            dns: dns_address(&spec.network.services),
+        })
+    }
+}
+
+impl From<FenceError> for ActionError {
+    fn from(err: FenceError) -> Self {
+        match err {
+            FenceError::File(err) => err.into(),
+            FenceError::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
+}
+
+/// Time that no clock setting changes.
+fn since_boot_ms() -> u64 {
+    let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
