@@ -15,9 +15,9 @@ pub(crate) const WHOLE_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The oldest look a host is given as testimony for a change, and the runner acts on.
 pub(crate) const TESTIMONY_AGE_MAX: Duration = Duration::from_secs(2);
 
-/// How long a refusal or a departure right after an effect may pass by itself: an apiserver that restarts on a busy machine is away for
-/// up to 40 s.
-pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(60);
+/// How long a refusal or a departure after an effect may pass by itself: a control plane that restarts, or boots, on a busy machine is
+/// away for up to a minute.
+pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(90);
 
 /// How long a host may fail to answer before the first effect.
 pub(crate) const FIRST_LOOK_MAX: Duration = Duration::from_secs(15);

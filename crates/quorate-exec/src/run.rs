@@ -9,7 +9,7 @@ use std::{
 };
 
 use quorate_plan::{
-    Event, Intent, Observation, Operator, Plan, Planning, Quorum, Refusal, Stage, Standing, Step,
+    Event, Intent, Observation, Operator, Plan, Planning, Quorum, Refusal, Stage, Step,
     event::Verdict,
     permit, plan,
     plan::{Departure, Waiting},
@@ -211,15 +211,7 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
             return Err(Trouble::Refused(refused));
         }
         if let Err(departure) = plan.rest_of(self.approved) {
-            // When all that was approved stands, what is left is another plan, and no look will make it this one.
-            let finished = self
-                .approved
-                .steps()
-                .all(|step| matches!(step.standing(seen), Standing::Done(_)));
-            return Err(Trouble::Departed {
-                departure,
-                finished,
-            });
+            return Err(Trouble::Departed(departure));
         }
         let left = plan.len();
         let Some(stage) = plan.stages.into_iter().next() else {
@@ -272,11 +264,7 @@ fn may_rest(seen: &Observation) -> bool {
 /// Why nothing can be acted on just now.
 enum Trouble {
     Refused(Vec<Refusal>),
-    Departed {
-        departure: Departure,
-        /// All that was approved stands.
-        finished: bool,
-    },
+    Departed(Departure),
     Waiting(Vec<Waiting>),
 }
 
@@ -286,18 +274,17 @@ impl Trouble {
         match self {
             Self::Waiting(_) => pace::WAITING_MAX,
             Self::Refused(refusals) if refusals.iter().any(is_final) => Duration::ZERO,
-            Self::Departed { finished: true, .. } => Duration::ZERO,
-            Self::Refused(_) | Self::Departed { .. } if acted => pace::SETTLING_MAX,
+            Self::Refused(_) | Self::Departed(_) if acted => pace::SETTLING_MAX,
             // Before the first effect only what was not seen may appear by itself: one failed look is not an answer.
             Self::Refused(refusals) if refusals.iter().all(is_missing) => pace::FIRST_LOOK_MAX,
-            Self::Refused(_) | Self::Departed { .. } => Duration::ZERO,
+            Self::Refused(_) | Self::Departed(_) => Duration::ZERO,
         }
     }
 
     fn verdict(self) -> Verdict {
         match self {
             Self::Refused(refusals) => refused(refusals),
-            Self::Departed { departure, .. } => refused(vec![Refusal::PlanDeparted {
+            Self::Departed(departure) => refused(vec![Refusal::PlanDeparted {
                 departure: Box::new(departure),
             }]),
             Self::Waiting(waiting) => Verdict::Unseen {

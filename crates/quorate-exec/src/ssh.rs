@@ -74,7 +74,11 @@ impl Way {
         Self(Arc::new(look))
     }
 
-    fn look(&self) -> Result<SshAccess, SshFailure> {
+    /// What it is now.
+    ///
+    /// # Errors
+    /// [`SshFailure::Here`] when it cannot be told yet.
+    pub fn look(&self) -> Result<SshAccess, SshFailure> {
         (self.0)().map_err(|detail| SshFailure::Here {
             detail: hostile::line(&detail),
         })

@@ -10,7 +10,10 @@ use quorate_plan::{
     Ensure, Event, Evidence, HostEnsure, InfraEnsure, NodeName, Place, Refusal, Request, Stage,
     Standing, Step, event::Verdict, refusal::RefusalCode,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout_at},
+};
 
 use crate::{
     fence::Held,
@@ -38,7 +41,7 @@ pub(crate) async fn act<H: Hosts, I: Infra>(
         stage,
         sight,
         failed: Cell::new(false),
-        looking: Cell::new(false),
+        looking: Mutex::default(),
     };
     let mut lanes: Vec<(Place, Vec<&Step>)> = Vec::new();
     for step in &stage.steps {
@@ -80,8 +83,8 @@ struct InHand<'a, 'r, H, I> {
     stage: &'a Stage,
     sight: &'a RefCell<Sight>,
     failed: Cell<bool>,
-    /// Somebody is looking at everything: the others need not.
-    looking: Cell<bool>,
+    /// Held while somebody is looking at everything: the others need not.
+    looking: Mutex<()>,
 }
 
 impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
@@ -227,15 +230,18 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         let mut pause = pace::LOOK_PAUSE_MIN;
         let mut heard = Instant::now();
         let mut told: Option<Instant> = None;
+        let mut unsure: Option<Instant> = None;
         loop {
             let asked = timeout_at(deadline, self.ask(step, what, node)).await;
             let excuse = match asked {
                 Ok(Ok(())) => return Ok(()),
                 Err(_) => return Err(Failure::Failed(self.late(step, "the host is still at it"))),
                 Ok(Err(HostError::Refused { refusal, .. })) => {
-                    // Its own look failed for a moment, perhaps because of what was just done next door.
+                    // What it could not see may be on its way: a learner that starts, an apiserver next door.
+                    heard = Instant::now();
+                    let since = *unsure.get_or_insert(heard);
                     if refusal.code() != RefusalCode::Missing
-                        || heard.elapsed() >= pace::SETTLING_MAX
+                        || since.elapsed() >= pace::SETTLING_MAX
                     {
                         return Err(Failure::Refused(*refusal));
                     }
@@ -283,10 +289,8 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             let recipient = hosts.recipient(node).await?;
             sealed.push(hosts.seal(self.held.fence(), handover, &recipient).await?);
         }
-        if self.stage.change.is_some()
-            && self.sight.borrow().whole_at.elapsed() > pace::TESTIMONY_AGE_MAX
-        {
-            self.look_at_everything().await;
+        if self.stage.change.is_some() {
+            self.look_at_everything(pace::TESTIMONY_AGE_MAX).await;
         }
         let request = Request {
             fence: self.held.fence(),
@@ -322,10 +326,9 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
                 return Err(Failure::Failed(self.late(step, &seen)));
             }
             self.pause(&mut pause, deadline).await;
-            if self.sight.borrow().whole_at.elapsed() >= pace::WHOLE_LOOK_EVERY
-                && !self.looking.get()
-            {
-                self.look_at_everything().await;
+            let due = self.sight.borrow().whole_at.elapsed() >= pace::WHOLE_LOOK_EVERY;
+            if due && self.looking.try_lock().is_ok() {
+                self.look_at_everything(pace::WHOLE_LOOK_EVERY).await;
             } else {
                 self.look_at(step).await;
             }
@@ -348,11 +351,14 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         self.sight.borrow_mut().take_in(glance);
     }
 
-    async fn look_at_everything(&self) {
-        self.looking.set(true);
+    /// Looks at everything, unless that was done at most `age_max` ago, by whoever.
+    async fn look_at_everything(&self, age_max: Duration) {
+        let _alone = self.looking.lock().await;
+        if self.sight.borrow().whole_at.elapsed() <= age_max {
+            return;
+        }
         let sight = Sight::look(self.run.world, self.run.intent).await;
         self.sight.borrow_mut().merge(sight);
-        self.looking.set(false);
     }
 
     fn progress(&self, step: &Step, line: &str) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_plan::{
     Change, Claim, ClusterName, Ensure, Fence, Goal, Handover, HostEnsure, InfraEnsure, MemberId,
-    Missing, NodeName, Place, Reason, Request, Sealed, Seen, Spec,
+    Missing, NodeName, Place, Reason, Request, Sealed, Seen, Spec, Standing,
     admit::Recipient,
     intent::BundleRef,
     observation::{
