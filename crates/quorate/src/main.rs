@@ -1,2 +1,7 @@
 //! Starts the command line; everything is in the library.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quorate::run(std::env::args_os())
+}

@@ -1,0 +1,231 @@
+//! A cluster as the operator's machine knows it: its file, read and checked, the components, and the intent they make.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use quorate_bundle::Bundle;
+use quorate_exec::NodeBinary;
+use quorate_plan::{
+    Acceptance, Goal, Intent, Spec,
+    diagnostic::{self, Diagnostic},
+    intent::BundleRef,
+    spec::{self, Cni},
+};
+
+use crate::{
+    console::{Console, Style},
+    exit::Exit,
+    failure::Failure,
+    state::{ClusterState, Directories},
+};
+
+/// Largest cluster file or manifest that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// A cluster file that was read and is right.
+#[derive(Clone, Debug)]
+pub struct ClusterFile {
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// What it says.
+    pub spec: Spec,
+    /// Directories of this operator.
+    pub directories: Directories,
+}
+
+impl ClusterFile {
+    /// Reads it. What is wrong with it is printed; warnings are, in short.
+    ///
+    /// # Errors
+    /// When it cannot be read or is wrong.
+    pub fn read(
+        file: &Path,
+        directories: Directories,
+        console: &mut Console,
+    ) -> Result<Self, Failure> {
+        let text = read_text("the cluster file", file).map_err(|failure| {
+            if file.exists() {
+                failure
+            } else {
+                failure.hint(format!(
+                    "`quorate init {}` writes one to start from",
+                    file.display()
+                ))
+            }
+        })?;
+        let (mut spec, warnings) = match spec::parse(&text, &file.display().to_string()) {
+            Ok(read) => read,
+            Err(found) => return Err(mistakes(&found, &text, console)),
+        };
+        for warning in &warnings {
+            say_warning(warning, console);
+        }
+        let path = std::path::absolute(file).map_err(|error| {
+            Failure::doing(Exit::Unexpected, "there is no working directory", &error)
+        })?;
+        if let Cni::Manifest { file, text } = &mut spec.network.cni {
+            let manifest = beside(&path, file);
+            *text = read_text("the manifest of the pod network", &manifest)?;
+            if text.trim().is_empty() {
+                return Err(Failure::usage(format!(
+                    "the manifest of the pod network, `{}`, is empty",
+                    manifest.display()
+                )));
+            }
+        }
+        Ok(Self {
+            path,
+            spec,
+            directories,
+        })
+    }
+
+    /// What is kept about it here.
+    pub fn state(&self) -> ClusterState {
+        self.directories.cluster(&self.spec.name)
+    }
+
+    /// Where its components lie.
+    pub fn bundle_path(&self) -> PathBuf {
+        bundle_path(&self.path, &self.spec, &self.directories)
+    }
+
+    /// What is wanted.
+    ///
+    /// # Errors
+    /// When there are no components, or our own binary cannot be read.
+    pub fn intent(&self, goal: Goal, accepted: &[Acceptance]) -> Result<Intent, Failure> {
+        let bundle = open_bundle(&self.bundle_path(), &self.spec.kubernetes)?;
+        Ok(Intent {
+            spec: self.spec.clone(),
+            bundle: bundle_ref(&bundle),
+            binary: own_binary()?.hash().to_owned(),
+            goal,
+            accepted: BTreeSet::from_iter(accepted.iter().cloned()),
+        })
+    }
+
+    /// As [`Self::intent`], for looking: without components when there are none.
+    ///
+    /// # Errors
+    /// When our own binary cannot be read.
+    pub fn intent_for_looking(&self) -> Result<Intent, Failure> {
+        let bundle = match Bundle::open(&self.bundle_path()) {
+            Ok(bundle) => bundle_ref(&bundle),
+            Err(_) => BundleRef {
+                id: String::new(),
+                kubernetes: self.spec.kubernetes.clone(),
+                images: BTreeMap::new(),
+            },
+        };
+        Ok(Intent {
+            spec: self.spec.clone(),
+            bundle,
+            binary: own_binary()?.hash().to_owned(),
+            goal: Goal::Converge,
+            accepted: BTreeSet::new(),
+        })
+    }
+}
+
+/// Where the components of a cluster lie: where its file says, or in the standard place.
+pub fn bundle_path(file: &Path, spec: &Spec, directories: &Directories) -> PathBuf {
+    match &spec.bundle {
+        Some(path) => beside(file, path),
+        None => directories.bundle(&spec.kubernetes),
+    }
+}
+
+/// Opens a bundle.
+///
+/// # Errors
+/// When there is none.
+pub fn open_bundle(path: &Path, kubernetes: &str) -> Result<Bundle, Failure> {
+    Bundle::open(path).map_err(|error| {
+        Failure::doing(
+            Exit::Usage,
+            format!("there are no components of Kubernetes {kubernetes}"),
+            &error,
+        )
+    })
+}
+
+fn bundle_ref(bundle: &Bundle) -> BundleRef {
+    BundleRef {
+        id: bundle.id().to_string(),
+        kubernetes: bundle.manifest().kubernetes.to_string(),
+        images: bundle
+            .images()
+            .map(|image| (image.role.name().to_owned(), image.reference))
+            .collect(),
+    }
+}
+
+/// The binary that runs here: the same one runs on the hosts.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn own_binary() -> Result<NodeBinary, Failure> {
+    let path = std::env::current_exe().map_err(|error| {
+        Failure::doing(Exit::Unexpected, "could not find our own binary", &error)
+    })?;
+    NodeBinary::open(&path).map_err(|error| Failure::from_error(Exit::Unexpected, &error))
+}
+
+/// A path in a file is relative to that file; `~/` is the home directory.
+pub fn beside(file: &Path, path: &str) -> PathBuf {
+    if let Some(rest) = path.strip_prefix("~/")
+        && let Ok(home) = etcetera::home_dir()
+    {
+        return home.join(rest);
+    }
+    file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+/// Reads a text file of a sensible size.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is no text.
+pub fn read_text(what: &str, path: &Path) -> Result<String, Failure> {
+    use std::io::Read as _;
+    let doing = || format!("could not read {what}, `{}`", path.display());
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Failure::usage(format!(
+            "{}: it has more than {FILE_BYTES_MAX} bytes",
+            doing()
+        )));
+    }
+    String::from_utf8(bytes).map_err(|error| Failure::doing(Exit::Usage, doing(), &error))
+}
+
+/// Prints what is wrong with a cluster file.
+fn mistakes(found: &[Diagnostic], text: &str, console: &mut Console) -> Failure {
+    let colour = console.paint_err().colour;
+    console.ask(diagnostic::render(found, text, colour));
+    let codes: BTreeSet<_> = found.iter().map(|one| one.code).collect();
+    let first = codes.first().map_or("", |code| code.name());
+    Failure::usage(match found.len() {
+        1 => "the cluster file has a mistake".to_owned(),
+        n => format!("the cluster file has {n} mistakes"),
+    })
+    .hint(format!("`quorate explain {first}` says more about {first}"))
+}
+
+/// A warning in one line: the file is right.
+fn say_warning(warning: &Diagnostic, console: &mut Console) {
+    let paint = console.paint_err();
+    let label = paint.paint(Style::Warn, format!("warning[{}]:", warning.code));
+    let place = format!("({}:{}:{})", warning.file, warning.line, warning.column);
+    console.say(format!(
+        "{label} {} {}",
+        warning.message,
+        paint.paint(Style::Dim, place)
+    ));
+}

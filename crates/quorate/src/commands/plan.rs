@@ -1,0 +1,129 @@
+//! `quorate plan`: what would be done, and why. Nothing is.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use quorate_exec::observe;
+use quorate_plan::{Goal, Planning, plan, refusal::RefusalCode};
+use serde::Serialize;
+
+use crate::{
+    args::{AcceptArgument, FileArgument, Output, OutputArgument},
+    cluster::ClusterFile,
+    console::{Console, Style},
+    exit::Exit,
+    failure::Failure,
+    reach::Reach,
+    saved::SavedPlan,
+    show::{self, json},
+};
+
+/// Show what would be done, and why. Nothing is done.
+///
+/// Looks at every host, plans, and prints stages in order: what each changes for etcd's quorum, and its steps by host with their
+/// reasons. What `plan` prints is what `apply` does.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  quorate plan -f demo.yaml
+  quorate plan -f demo.yaml -v              with every setting
+  quorate plan -f demo.yaml --out demo.plan  then: quorate apply demo.plan
+  quorate plan -o json | jq '.planning.plan.stages[].title'")]
+pub struct Arguments {
+    #[command(flatten)]
+    file: FileArgument,
+    #[command(flatten)]
+    output: OutputArgument,
+    /// Save the plan, for `quorate apply FILE`.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Show every setting that would be made.
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(flatten)]
+    accept: AcceptArgument,
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    cluster: String,
+    planning: &'a Planning,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the cluster file is wrong or the way to the hosts cannot be set up; when something is refused or was not seen, after it was
+/// printed.
+pub async fn run(
+    arguments: &Arguments,
+    console: &mut Console,
+    reach: &impl Reach,
+) -> Result<(), Failure> {
+    let cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
+    let intent = cluster.intent(Goal::Converge, &arguments.accept.accept)?;
+    let world = reach.world(&cluster, &intent).await?;
+    let seen = observe(&world, &intent).await;
+    let planning = plan(&intent, &seen);
+    match arguments.output.output {
+        Output::Json => console.data(&json::text(
+            "Plan",
+            &Object {
+                cluster: intent.spec.name.to_string(),
+                planning: &planning,
+            },
+        ))?,
+        Output::Text => {
+            let paint = console.paint_out();
+            let text = if planning.plan.is_empty() && planning.refused.is_empty() {
+                format!(
+                    "{}: nothing to do\n",
+                    paint.paint(Style::Bold, &intent.spec.name)
+                )
+            } else if planning.plan.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    "{}\n{}: {}\n",
+                    show::plan::text(&planning.plan, &seen, arguments.verbose, paint),
+                    paint.paint(Style::Bold, &intent.spec.name),
+                    show::plan::size(&planning.plan)
+                )
+            };
+            console.data(&text)?;
+        }
+    }
+    say_rest(&planning, console);
+    if let Some(failure) = refused(&planning) {
+        return Err(failure);
+    }
+    if let Some(out) = &arguments.out {
+        if planning.plan.is_empty() {
+            console.warn("there is nothing to do, so no plan was saved");
+        } else {
+            SavedPlan::new(&cluster, &intent, &planning.plan).write(out)?;
+            console.say(format!("Saved. Next: `quorate apply {}`", out.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Says what is waited for and what is refused.
+pub(super) fn say_rest(planning: &Planning, console: &mut Console) {
+    let paint = console.paint_err();
+    console.ask(show::refusal::waiting(&planning.waiting, paint));
+    console.ask(show::refusal::all(&planning.refused, paint));
+}
+
+/// How a plan ends that is refused.
+pub(super) fn refused(planning: &Planning) -> Option<Failure> {
+    let unseen = |code: RefusalCode| code == RefusalCode::Missing;
+    let refused = &planning.refused;
+    if refused.is_empty() {
+        None
+    } else if refused.iter().all(|refusal| unseen(refusal.code())) {
+        Some(Failure::silent(Exit::Unseen))
+    } else {
+        Some(Failure::silent(Exit::Refused))
+    }
+}

@@ -1,0 +1,153 @@
+//! How a command reaches a cluster: the seam that lets scripts run against a cluster in memory. For processes it is [`Ssh`].
+
+use std::collections::BTreeMap;
+
+use quorate_exec::{
+    Control, Hosts, Infra, LocalMachines, Machines, SshAccess, SshHosts, SshSettings, Way, World,
+    look_for,
+};
+use quorate_local::Local;
+use quorate_plan::{
+    Intent, NodeName,
+    spec::{Machine, Provider},
+};
+
+use crate::{
+    cluster::{self, ClusterFile},
+    exit::Exit,
+    failure::Failure,
+    state::Directories,
+};
+
+/// A way to a cluster.
+#[allow(
+    async_fn_in_trait,
+    reason = "driven on one task; no adapter has to be Send"
+)]
+pub trait Reach {
+    /// Its hosts.
+    type Hosts: Hosts;
+    /// The machines under them.
+    type Infra: Infra;
+
+    /// Where things are kept on this machine.
+    ///
+    /// # Errors
+    /// When there is no home directory.
+    fn directories(&self) -> Result<Directories, Failure> {
+        Directories::of_process()
+    }
+
+    /// The world of a cluster. Nothing is asked of any host yet.
+    ///
+    /// # Errors
+    /// When the way cannot be set up on this machine.
+    async fn world(
+        &self,
+        cluster: &ClusterFile,
+        intent: &Intent,
+    ) -> Result<World<Self::Hosts, Self::Infra>, Failure>;
+}
+
+/// Real hosts over the user's `ssh`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ssh;
+
+impl Reach for Ssh {
+    type Hosts = SshHosts;
+    type Infra = Machines;
+
+    async fn world(
+        &self,
+        cluster: &ClusterFile,
+        intent: &Intent,
+    ) -> Result<World<SshHosts, Machines>, Failure> {
+        cluster.state().make()?;
+        let bundle = Some(cluster.bundle_path()).filter(|path| path.is_dir());
+        let (ways, infra) = match cluster.spec.provider {
+            Provider::Local { .. } => {
+                let machines = LocalMachines::new(local()?, intent, bundle.as_deref())
+                    .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
+                (machines.ways(), Machines::Local(Box::new(machines)))
+            }
+            Provider::Ssh => (given_ways(cluster), Machines::Given),
+        };
+        let settings = SshSettings {
+            control: Control::new(cluster.directories.sockets()),
+            binary: cluster::own_binary()?,
+            bundle,
+            look: look_for(intent),
+        };
+        let hosts = SshHosts::new(settings, ways)
+            .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
+        Ok(World { hosts, infra })
+    }
+}
+
+/// Local hosts of this machine.
+///
+/// # Errors
+/// When the environment names a place that cannot be used.
+pub fn local() -> Result<Local, Failure> {
+    Local::from_env(None).map_err(|error| Failure::from_error(Exit::Usage, &error))
+}
+
+fn given_ways(cluster: &ClusterFile) -> BTreeMap<NodeName, Way> {
+    cluster
+        .spec
+        .machines()
+        .map(|(node, machine, _)| (node.clone(), given(cluster, machine).into()))
+        .collect()
+}
+
+/// The way into a host, to run something there besides what [`Hosts`] offers.
+///
+/// # Errors
+/// When it is a local host that is not made yet.
+pub fn access(
+    cluster: &ClusterFile,
+    node: &NodeName,
+    machine: &Machine,
+) -> Result<SshAccess, Failure> {
+    match cluster.spec.provider {
+        Provider::Ssh => Ok(given(cluster, machine)),
+        Provider::Local { .. } => {
+            let failed = |error: quorate_local::Error| Failure::from_error(Exit::Unseen, &error);
+            let name = |error: quorate_local::BadName| Failure::from_error(Exit::Usage, &error);
+            let access = local()?
+                .open(&cluster.spec.name.as_str().parse().map_err(name)?)
+                .and_then(|local| local.ssh(&node.as_str().parse()?))
+                .map_err(failed)?;
+            Ok(SshAccess {
+                address: access.address.into(),
+                port: access.port,
+                user: access.user,
+                identity: Some(access.identity_file),
+                sudo: false,
+                known_hosts: vec![access.known_hosts],
+                own_configuration: false,
+            })
+        }
+    }
+}
+
+/// The way into a host that somebody else made: the pinned keys first, then those the user knows anyway.
+fn given(cluster: &ClusterFile, machine: &Machine) -> SshAccess {
+    let ssh = &machine.ssh;
+    let mut known_hosts = vec![cluster.state().known_hosts()];
+    if let Ok(home) = etcetera::home_dir() {
+        known_hosts.push(home.join(".ssh/known_hosts"));
+    }
+    SshAccess {
+        address: machine.address,
+        port: ssh.port,
+        user: ssh.user.clone(),
+        identity: ssh
+            .identity
+            .as_ref()
+            .map(|path| cluster::beside(&cluster.path, path)),
+        sudo: ssh.sudo,
+        known_hosts,
+        own_configuration: true,
+    }
+}

@@ -1,0 +1,76 @@
+//! Reference pages that are made from code: the text of each is a function here, and a test keeps the committed file fresh.
+//! `QUORATE_BLESS=1 cargo test -p quorate` writes them anew.
+
+mod cluster_file;
+mod codes;
+mod commands;
+
+use quorate_plan::refusal::RefusalCode;
+
+/// Pages below `docs/reference`: name and text.
+pub fn pages() -> Vec<(&'static str, String)> {
+    vec![
+        ("exit-codes.md", crate::exit::reference()),
+        ("error-codes.md", codes::reference()),
+        ("cluster-file.md", cluster_file::reference()),
+        ("cli.md", commands::reference()),
+    ]
+}
+
+macro_rules! runbooks {
+    ($($variant:ident = $file:literal;)*) => {
+        /// The runbook of a refusal: what it means, what to look at, what to do and what never to do.
+        pub fn runbook(code: RefusalCode) -> &'static str {
+            match code {
+                $(RefusalCode::$variant => include_str!(concat!("../../../../docs/runbooks/", $file, ".md")),)*
+            }
+        }
+    };
+}
+
+runbooks! {
+    Missing = "missing";
+    WouldLoseQuorum = "would-lose-quorum";
+    LearnerPresent = "learner-present";
+    MemberUnstarted = "member-unstarted";
+    AlarmRaised = "alarm-raised";
+    NotBlank = "not-blank";
+    ForeignHost = "foreign-host";
+    ForeignAuthority = "foreign-authority";
+    UnfitHost = "unfit-host";
+    ClockDiffers = "clock-differs";
+    PortInUse = "port-in-use";
+    EndpointUnresolved = "endpoint-unresolved";
+    DataLost = "data-lost";
+    MachineHeld = "machine-held";
+    BundleVersion = "bundle-version";
+    Unchangeable = "unchangeable";
+    Unnamed = "unnamed";
+    Fenced = "fenced";
+    OperationInForce = "operation-in-force";
+    PlanDeparted = "plan-departed";
+    Unpermitted = "unpermitted";
+}
+
+/// The first line of a runbook.
+pub fn runbook_title(code: RefusalCode) -> &'static str {
+    runbook(code)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("# ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_runbook_is_about_its_refusal() {
+        for code in RefusalCode::ALL {
+            let page = runbook(*code);
+            assert!(page.starts_with("# "), "{code}");
+            assert!(page.contains(&format!("`{code}`")), "{code}");
+        }
+    }
+}

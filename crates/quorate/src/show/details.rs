@@ -1,0 +1,116 @@
+//! What `plan -v` says about a step beyond its name: every setting it would make.
+
+use quorate_plan::{
+    Ensure, HostEnsure, Plan, Step, kubeadm::ClusterSettings, step::InfraEnsure, step::Network,
+};
+
+use crate::console::{Paint, Style};
+
+/// Lines about one step.
+pub fn of(step: &Step) -> Vec<String> {
+    let mut lines = match &step.ensure {
+        Ensure::Infra(InfraEnsure::Machine { address, .. }) => vec![format!("address {address}")],
+        Ensure::Host(ensure) => host(ensure),
+    };
+    if let Some(handover) = &step.handover {
+        lines.push(format!("given by {}, sealed", handover.from()));
+    }
+    lines
+}
+
+fn host(ensure: &HostEnsure) -> Vec<String> {
+    match ensure {
+        HostEnsure::Prepared {
+            mark,
+            sysctls,
+            hosts_file,
+        } => {
+            let mut lines = vec![format!(
+                "mark: cluster {}, node {}",
+                mark.cluster, mark.node
+            )];
+            lines.extend(
+                sysctls
+                    .iter()
+                    .map(|(name, value)| format!("{name} = {value}")),
+            );
+            lines.extend(
+                hosts_file
+                    .iter()
+                    .map(|(name, address)| format!("/etc/hosts: {address} {name}")),
+            );
+            lines
+        }
+        HostEnsure::Bundle { id } => vec![format!("bundle {id}")],
+        HostEnsure::Components { runtime, .. } => vec![
+            format!("sandbox image {}", runtime.pause_image),
+            format!("cgroup {:?}", runtime.kind.cgroup).to_lowercase(),
+        ],
+        HostEnsure::Images { images, .. } => images.iter().cloned().collect(),
+        HostEnsure::Balancer { listen, .. } => vec![format!("listens on {listen}")],
+        HostEnsure::Backend { address, .. } => vec![format!("forwards to {address}")],
+        HostEnsure::EtcdMember { founders, node, .. } => {
+            let mut lines = vec![format!("peers reach it at {}", node.peer_url())];
+            lines.extend(
+                founders
+                    .iter()
+                    .map(|peer| format!("initial cluster: {}={}", peer.name, peer.peer_url())),
+            );
+            lines
+        }
+        HostEnsure::Learner { joiner } => vec![format!("peers reach it at {}", joiner.peer_url())],
+        HostEnsure::Network {
+            network: Network::Flannel { pods, image },
+        } => vec![format!("pods {pods}"), image.clone()],
+        HostEnsure::Network {
+            network: Network::Manifest { digest, .. },
+        } => vec![format!("sha256 {digest}")],
+        HostEnsure::Authority { .. }
+        | HostEnsure::Certificates { .. }
+        | HostEnsure::ControlPlane { .. }
+        | HostEnsure::Kubelet { .. }
+        | HostEnsure::Serving { .. }
+        | HostEnsure::ClusterConfig { .. }
+        | HostEnsure::Registered { .. }
+        | HostEnsure::Guarded {}
+        | HostEnsure::Voter { .. }
+        | HostEnsure::Worker { .. }
+        | HostEnsure::TokensGone {} => Vec::new(),
+    }
+}
+
+/// kubeadm's configuration, which is the same on every master.
+pub fn kubeadm(plan: &Plan, paint: Paint) -> String {
+    let Some(settings) = plan.steps().find_map(settings) else {
+        return String::new();
+    };
+    let mut out = format!(
+        "{}\n",
+        paint.paint(Style::Bold, "kubeadm's configuration, on every master")
+    );
+    let documents = [
+        settings.cluster_configuration(),
+        settings.kubelet_configuration(),
+        settings.proxy_configuration(),
+    ];
+    for (i, document) in documents.iter().enumerate() {
+        if i > 0 {
+            out += "    ---\n";
+        }
+        for line in document.lines() {
+            out += &format!("    {line}\n");
+        }
+    }
+    out
+}
+
+fn settings(step: &Step) -> Option<&ClusterSettings> {
+    match &step.ensure {
+        Ensure::Host(
+            HostEnsure::Certificates { settings, .. }
+            | HostEnsure::ControlPlane { settings, .. }
+            | HostEnsure::ClusterConfig { settings, .. },
+        ) => Some(settings),
+        Ensure::Host(_) | Ensure::Infra(_) => None,
+    }
+}

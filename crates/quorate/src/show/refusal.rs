@@ -1,0 +1,59 @@
+//! Refusals and what is waited for, as text: what, in numbers, and where there is more about it.
+
+use quorate_plan::{Refusal, plan::Waiting};
+
+use super::harmless;
+use crate::console::{Paint, Style};
+
+/// One refusal.
+pub fn text(refusal: &Refusal, paint: Paint) -> String {
+    let code = refusal.code();
+    let mut out = format!(
+        "{} {}\n",
+        paint.paint(Style::Bad, format!("refused[{code}]:")),
+        harmless(&refusal.to_string()).replace('\n', "\n    ")
+    );
+    if code.acceptable() {
+        out += &format!(
+            "    {} if you know better: --accept {code}=NODE\n",
+            paint.paint(Style::Bold, "hint:")
+        );
+    }
+    out
+}
+
+/// All of them, with one hint for all.
+pub fn all(refusals: &[Refusal], paint: Paint) -> String {
+    let mut out: String = refusals
+        .iter()
+        .map(|refusal| text(refusal, paint))
+        .collect();
+    let mut codes: Vec<String> = refusals
+        .iter()
+        .map(|refusal| refusal.code().to_string())
+        .collect();
+    codes.dedup();
+    if let [first, ..] = codes.as_slice() {
+        out += &format!(
+            "{} `quorate explain {first}` says what to do\n",
+            paint.paint(Style::Bold, "hint:")
+        );
+    }
+    out
+}
+
+/// What is waited for.
+pub fn waiting(waiting: &[Waiting], paint: Paint) -> String {
+    waiting
+        .iter()
+        .map(|one| {
+            let (on, what) = (one.on.to_string(), harmless(&one.what));
+            let what = if what.starts_with(&on) {
+                what
+            } else {
+                format!("{on}: {what}")
+            };
+            format!("{} {what}\n", paint.paint(Style::Warn, "waiting:"))
+        })
+        .collect()
+}
