@@ -59,7 +59,7 @@ pub struct Admitted {
 ///
 /// # Errors
 /// [`Refusal::Fenced`] when a higher token was seen here; [`Refusal::Unpermitted`] when the action changes membership and the request
-/// names no such change; otherwise whatever [`permit`] refuses.
+/// does not name exactly that change; otherwise whatever [`permit`] refuses.
 pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<Admitted, Refusal> {
     if request.fence < fencing.highest {
         let holder = fencing.claim.as_ref().map_or_else(
@@ -72,14 +72,17 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
             holder,
         });
     }
-    let permit = match (&request.change, changes_membership(&request.ensure)) {
-        (Some(change), _) => Some(permit(seen, change, &request.accepted)?),
-        (None, true) => {
+    let permit = match (&request.change, needed_change(&request.ensure)) {
+        (None, Needed::None) => None,
+        (Some(change), Needed::None) => Some(permit(seen, change, &request.accepted)?),
+        (Some(change), Needed::Exactly(needed)) if *change == needed => {
+            Some(permit(seen, change, &request.accepted)?)
+        }
+        (_, Needed::Exactly(_) | Needed::Never) => {
             return Err(Refusal::Unpermitted {
                 action: request.ensure.to_string(),
             });
         }
-        (None, false) => None,
     };
     if let HostEnsure::Voter { joiner } = &request.ensure {
         promotable(seen, joiner)?;
@@ -91,18 +94,45 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
     })
 }
 
-/// Whether an action is one that only a permitted change may contain. Exhaustive on purpose: a new action has to say.
-fn changes_membership(ensure: &HostEnsure) -> bool {
+/// The change that an action is a part of.
+enum Needed {
+    /// None: it costs no quorum.
+    None,
+    /// This one and no other: a permit for one host is none for its neighbour.
+    Exactly(Change),
+    /// No change contains it.
+    Never,
+}
+
+/// What an action needs. Exhaustive on purpose: a new action has to say.
+fn needed_change(ensure: &HostEnsure) -> Needed {
     match ensure {
-        HostEnsure::Learner { .. } | HostEnsure::Voter { .. } | HostEnsure::EtcdMember { .. } => {
-            true
+        HostEnsure::Learner { joiner } | HostEnsure::Voter { joiner } => {
+            Needed::Exactly(Change::AddVoter {
+                node: joiner.name.clone(),
+            })
         }
-        HostEnsure::Prepared { .. }
+        HostEnsure::EtcdMember { node, founders, .. } if founders.is_empty() => {
+            Needed::Exactly(Change::AddVoter {
+                node: node.name.clone(),
+            })
+        }
+        HostEnsure::EtcdMember { founders, .. } => Needed::Exactly(Change::Found {
+            nodes: founders.iter().map(|peer| peer.name.clone()).collect(),
+        }),
+        // New authorities are made for a founding: anywhere else they would cut a host off from its cluster.
+        HostEnsure::Authority { founding, of: None } => match founding {
+            Some(founding) => Needed::Exactly(Change::Found {
+                nodes: founding.nodes.clone(),
+            }),
+            None => Needed::Never,
+        },
+        HostEnsure::Authority { of: Some(_), .. }
+        | HostEnsure::Prepared { .. }
         | HostEnsure::Bundle { .. }
         | HostEnsure::Components { .. }
         | HostEnsure::Images { .. }
         | HostEnsure::Balancer { .. }
-        | HostEnsure::Authority { .. }
         | HostEnsure::Certificates { .. }
         | HostEnsure::ControlPlane { .. }
         | HostEnsure::Kubelet { .. }
@@ -113,6 +143,6 @@ fn changes_membership(ensure: &HostEnsure) -> bool {
         | HostEnsure::Guarded {}
         | HostEnsure::Network { .. }
         | HostEnsure::Worker { .. }
-        | HostEnsure::TokensGone {} => false,
+        | HostEnsure::TokensGone {} => Needed::None,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Only what was observed counts; what was not is listed as unseen, never rounded to good.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,7 +107,9 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         mut unseen,
         ..
     } = judge;
-    unseen.dedup();
+    // The same look is missing to several judgements, not side by side in the list.
+    let mut told = BTreeSet::new();
+    unseen.retain(|missing| told.insert(missing.clone()));
     let quorum_lost = seen
         .etcd
         .values()
@@ -211,9 +213,18 @@ impl Judge<'_> {
             .collect();
         for (id, member) in &quorum.members {
             if member.peer_urls.is_disjoint(&expected) {
+                let urls: Vec<&str> = member.peer_urls.iter().map(String::as_str).collect();
+                let name = match (member.started(), member.learner) {
+                    (true, false) => member.name.as_str(),
+                    (true, true) => "a learner",
+                    (false, _) => "never started",
+                };
                 self.problem(
                     "etcd",
-                    format!("member {id} ({}) is none of the file's", member.name),
+                    format!(
+                        "member {id} ({name}, {}) is none of the file's",
+                        urls.join(", ")
+                    ),
                 );
             }
         }
@@ -370,7 +381,14 @@ impl Judge<'_> {
                     .map(|machine| machine.address)
                     .collect();
                 if *addresses != wanted {
-                    self.problem("cluster", format!("addresses of the `kubernetes` service: expected {wanted:?}, seen {addresses:?}"));
+                    self.problem(
+                        "cluster",
+                        format!(
+                            "addresses of the `kubernetes` service: expected {}, seen {}",
+                            list(&wanted),
+                            list(addresses)
+                        ),
+                    );
                 }
             }
             Err(missing) => self.unseen.push(missing),
@@ -455,5 +473,14 @@ impl Judge<'_> {
             });
         }
         nearest
+    }
+}
+
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    if texts.is_empty() {
+        "none".into()
+    } else {
+        texts.join(", ")
     }
 }
