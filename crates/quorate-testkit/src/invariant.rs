@@ -68,17 +68,30 @@ pub fn violations(world: &World) -> Vec<String> {
     found
 }
 
-/// Balancer backends that were added by the step from `before` to `after` and whose apiservers were not ready in either.
-pub fn early_backends(before: &World, after: &World) -> Vec<String> {
+/// Some host can have something decided by an etcd cluster that serves.
+pub fn has_quorum(world: &World) -> bool {
+    world
+        .clusters
+        .iter()
+        .filter(|(_, cluster)| cluster.served)
+        .any(|(id, _)| {
+            world
+                .machines
+                .keys()
+                .any(|node| world.participant(node).is_some() && world.quorum_at(*id, node))
+        })
+}
+
+/// Backends that were added to balancers between the two: the balancer and the backend.
+pub fn new_backends(before: &World, after: &World) -> Vec<(NodeName, NodeName)> {
     let mut found = Vec::new();
     for (balancer, machine) in &after.machines {
-        let new = backends(machine);
         let old = backends(before.machine(balancer));
-        for node in new.difference(&old) {
-            if before.api_ready(node).is_none() && after.api_ready(node).is_none() {
-                found.push(format!("{balancer} forwards to {node}, which is not ready"));
-            }
-        }
+        let new = backends(machine);
+        found.extend(
+            new.difference(&old)
+                .map(|backend| (balancer.clone(), backend.clone())),
+        );
     }
     found
 }

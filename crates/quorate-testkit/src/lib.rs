@@ -8,6 +8,7 @@
 //!
 //! Seeded bugs are wrappers here, never switches in production code.
 
+pub mod drive;
 pub mod fixture;
 pub mod invariant;
 pub mod memory;

@@ -106,7 +106,8 @@ pub fn lasting(world: &World) -> String {
         machine.boots = 0;
         machine.memory.recipients = 0;
         machine.memory.connected = false;
-        machine.disk.fencing = quorate_plan::observation::Fencing::default();
+        machine.disk.fence = quorate_plan::Fence::default();
+        machine.disk.claim = None;
         if let Some(disk) = &mut machine.disk.etcd {
             disk.index = 0;
         }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use quorate_plan::{
-    Change, Ensure, Fence, InfraEnsure, Intent, NodeName, Observation, Place, Plan, Request, Seen,
-    Stage, Step, wire::Outcome,
+    Change, Claim, Ensure, Fence, Handover, InfraEnsure, Intent, NodeName, Observation, Place,
+    Plan, Request, Seen, Stage, Step, wire::Outcome,
 };
 
-use crate::{World, world::ActError};
+use crate::{World, fixture::operator, world::ActError};
 
 /// Ticks that one step may need: more than a learner and the 5 s of a newly connected voter take together.
 const TICKS_MAX: u32 = 60;
@@ -52,6 +52,17 @@ pub fn request(
         (Ensure::Host(ensure), Place::Host(node)) => (node, ensure),
         (Ensure::Host(_), Place::Operator) => unreachable!("a host's step on no host"),
     };
+    let mut claimed = vec![node];
+    claimed.extend(step.handover.as_ref().map(Handover::from));
+    for host in claimed {
+        let claim = Claim {
+            fence,
+            operator: operator(0),
+            since: 0,
+            intent: intent.clone(),
+        };
+        world.claim(host, &claim)?;
+    }
     let mut sealed = Vec::new();
     if let Some(handover) = &step.handover {
         let recipient = world.recipient(node)?;
@@ -90,8 +101,9 @@ pub fn aged(mut seen: Observation, by: Duration) -> Observation {
 /// # Errors
 /// What the host says.
 pub fn act(world: &mut World, node: &NodeName, request: &Request) -> Result<Outcome, ActError> {
+    let accepted = world.accept(node, request)?;
     for _ in 0..TICKS_MAX {
-        match world.apply(node, request) {
+        match world.carry_out(node, &accepted) {
             Err(ActError::NotYet(_)) => {
                 world.tick();
             }
@@ -102,7 +114,7 @@ pub fn act(world: &mut World, node: &NodeName, request: &Request) -> Result<Outc
             Err(error) => return Err(error),
         }
     }
-    world.apply(node, request)
+    world.carry_out(node, &accepted)
 }
 
 /// A step and the change of its stage.

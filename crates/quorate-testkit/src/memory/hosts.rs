@@ -120,8 +120,21 @@ struct Fate {
 }
 
 impl Process {
+    /// Waits, as a process that may have ended meanwhile: then it never comes back.
+    async fn pass(&self, time: Duration) {
+        sleep(time).await;
+        self.alive().await;
+    }
+
+    async fn alive(&self) {
+        if self.dead.get() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Counts an effect and lets its faults happen. Does not come back from those that end the process before the effect.
     async fn effect(&self, node: Option<&NodeName>, what: &str) -> Fate {
+        self.alive().await;
         self.effects.set(self.effects.get() + 1);
         let number = self.effects.get();
         let faults = self.script.borrow_mut().0.remove(&number);
@@ -177,7 +190,7 @@ impl Process {
     fn hang_up(&self) {
         let mut inner = self.shared.now();
         for machine in inner.world.machines.values_mut() {
-            let claim = &machine.disk.fencing.claim;
+            let claim = &machine.disk.claim;
             if claim
                 .as_ref()
                 .is_some_and(|claim| claim.operator == self.operator)
@@ -202,7 +215,7 @@ impl Process {
         act: impl FnOnce(&mut Inner) -> Result<T, ActError>,
     ) -> Result<T, HostError> {
         let fate = self.effect(Some(on), what).await;
-        sleep(LATENCY).await;
+        self.pass(LATENCY).await;
         if self.shared.now().silent(on) {
             sleep(SILENCE).await;
             return Err(unreachable(on, "no answer"));
@@ -216,7 +229,7 @@ impl Process {
             self.die();
             std::future::pending::<()>().await;
         }
-        sleep(LATENCY).await;
+        self.pass(LATENCY).await;
         self.after(&fate).await;
         if fate.drop_reply {
             return Err(unreachable(on, "connection reset"));
@@ -353,7 +366,7 @@ impl Hosts for MemoryHosts {
     ) -> Result<Outcome, HostError> {
         let process = &self.0;
         let fate = process.effect(Some(on), &request.ensure.to_string()).await;
-        sleep(LATENCY).await;
+        process.pass(LATENCY).await;
         if process.shared.now().silent(on) {
             sleep(SILENCE).await;
             return Err(unreachable(on, "no answer"));
@@ -376,7 +389,7 @@ impl Hosts for MemoryHosts {
             std::future::pending::<()>().await;
         }
         let end = loop {
-            sleep(TICK).await;
+            process.pass(TICK).await;
             let mut inner = process.shared.now();
             if inner.unreachable.contains_key(on) {
                 return Err(unreachable(on, "connection lost"));
@@ -410,7 +423,7 @@ impl Infra for MemoryInfra {
             process.die();
             std::future::pending::<()>().await;
         }
-        sleep(MACHINE).await;
+        process.pass(MACHINE).await;
         {
             let mut inner = process.shared.now();
             inner.at_rest = false;

@@ -11,8 +11,9 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use quorate_exec::World as Seams;
 use quorate_plan::{
-    NodeName, Operator, Request,
-    observation::{Fencing, HostReport},
+    Ensure, HostEnsure, NodeName, Operator, Request,
+    guard::EVIDENCE_AGE_MAX,
+    observation::{HostReport, Power},
     wire::Outcome,
 };
 use tokio::time::Instant;
@@ -22,15 +23,12 @@ pub use script::{Fault, Script};
 
 use crate::{
     World,
-    invariant::{early_backends, violations},
-    world::{ActError, CLOCK_MS},
+    invariant::{has_quorum, new_backends, violations},
+    world::{ActError, CLOCK_MS, act::Accepted},
 };
 
 /// One notch of [`World::tick`].
 pub const TICK: Duration = Duration::from_millis(500);
-
-/// How long a host waits for what an action needs before it says that it failed.
-const ACTION_MAX: Duration = Duration::from_secs(120);
 
 /// A world that operators share, and what goes on in it.
 #[derive(Clone, Debug)]
@@ -55,6 +53,8 @@ struct Inner {
     unreachable: BTreeMap<NodeName, Instant>,
     /// Hosts whose looks are old until then.
     stale: BTreeMap<NodeName, Stale>,
+    /// When each apiserver was last seen ready.
+    ready_at: BTreeMap<NodeName, Instant>,
     /// What will happen to the world, by time.
     due: BTreeMap<(Instant, u64), Due>,
     dues: u64,
@@ -66,10 +66,10 @@ struct Inner {
 struct Job {
     number: u64,
     request: Request,
-    /// The fence when it was admitted: a later one stops the next action, not this one.
-    fencing: Fencing,
+    /// `None` until it passed the gate.
+    accepted: Option<Accepted>,
     begun: Instant,
-    /// Ticks until it is tried first.
+    /// Ticks until the host looks at it.
     wait: u32,
 }
 
@@ -102,6 +102,7 @@ impl Shared {
             effects: 0,
             unreachable: BTreeMap::new(),
             stale: BTreeMap::new(),
+            ready_at: BTreeMap::new(),
             due: BTreeMap::new(),
             dues: 0,
             violations: Vec::new(),
@@ -130,12 +131,15 @@ impl Shared {
         change(&mut inner.world)
     }
 
-    /// Waits until hosts have finished what they have in hand and the world has come to rest.
+    /// Waits until faults have passed, hosts have finished what they have in hand and the world has come to rest.
     pub async fn rest(&self) {
         loop {
             {
                 let inner = self.now();
-                if inner.at_rest && inner.jobs.is_empty() && inner.due.is_empty() {
+                let troubled = !inner.due.is_empty()
+                    || !inner.unreachable.is_empty()
+                    || !inner.stale.is_empty();
+                if inner.at_rest && inner.jobs.is_empty() && !troubled {
                     return;
                 }
             }
@@ -173,6 +177,9 @@ impl Inner {
             let at = self.since + TICK * self.ticks;
             let elapsed = u64::try_from((at - self.since).as_millis()).unwrap_or(u64::MAX);
             self.world.now_ms = CLOCK_MS + elapsed;
+            for node in self.world.ready() {
+                self.ready_at.insert(node, at);
+            }
             self.fall_due(at);
             self.work(at);
             if !self.at_rest {
@@ -208,35 +215,74 @@ impl Inner {
     fn work(&mut self, at: Instant) {
         let nodes: Vec<NodeName> = self.jobs.keys().cloned().collect();
         for node in nodes {
-            let job = self.jobs.get_mut(&node).expect("listed above");
             // A frozen host is not gone: its action goes on when it does.
-            if self.world.machine(&node).power == quorate_plan::observation::Power::Frozen {
+            if self.world.machine(&node).power == Power::Frozen {
                 continue;
             }
+            let job = self.jobs.get_mut(&node).expect("listed above");
             if job.wait > 0 {
                 job.wait -= 1;
                 continue;
             }
-            let before = self.world.clone();
-            let end = self.world.apply_fenced(&node, &job.request, &job.fencing);
-            let end = match end {
-                Err(ActError::NotYet(_)) if at < job.begun + ACTION_MAX => None,
-                Err(ActError::NotYet(what)) => Some(Err(ActError::Failed(what))),
-                end => Some(end),
-            };
-            self.at_rest = false;
-            if self.world != before {
-                self.violations.extend(early_backends(&before, &self.world));
-                if job.request.fence < job.fencing.highest {
-                    self.violations
-                        .push(format!("{node} acted for an outranked token"));
+            let mut job = self.jobs.remove(&node).expect("listed above");
+            match self.work_on(&node, &mut job, at) {
+                Some(end) => {
+                    self.ends.insert(job.number, end);
+                }
+                None => {
+                    self.jobs.insert(node, job);
                 }
             }
-            if let Some(end) = end {
-                let job = self.jobs.remove(&node).expect("listed above");
-                self.ends.insert(job.number, end);
-            }
+            self.at_rest = false;
             self.judge();
+        }
+    }
+
+    fn work_on(
+        &mut self,
+        node: &NodeName,
+        job: &mut Job,
+        at: Instant,
+    ) -> Option<Result<Outcome, ActError>> {
+        if job.accepted.is_none() {
+            match self.world.accept(node, &job.request) {
+                Ok(accepted) => job.accepted = Some(accepted),
+                Err(error) => return Some(Err(error)),
+            }
+            if job.request.fence < self.world.machine(node).disk.fence {
+                self.violations
+                    .push(format!("{node} acts for an outranked token"));
+            }
+        }
+        let accepted = job.accepted.as_ref().expect("it was accepted above");
+        let quorum_before = has_quorum(&self.world);
+        let before =
+            matches!(accepted.ensure(), HostEnsure::Backend { .. }).then(|| self.world.clone());
+        let end = self.world.carry_out(node, accepted);
+        if quorum_before && !has_quorum(&self.world) {
+            self.violations
+                .push(format!("`{}` on {node} cost the quorum", accepted.ensure()));
+        }
+        if let Some(before) = before {
+            self.judge_backends(&before, at);
+        }
+        let patience = Ensure::Host(accepted.ensure().clone()).patience();
+        match end {
+            Err(ActError::NotYet(_)) if at < job.begun + patience => None,
+            Err(ActError::NotYet(what)) => Some(Err(ActError::Failed(what))),
+            end => Some(end),
+        }
+    }
+
+    fn judge_backends(&mut self, before: &World, at: Instant) {
+        for (balancer, backend) in new_backends(before, &self.world) {
+            // It may have failed just now; what counts is that somebody can have seen it ready.
+            let ready = self.ready_at.get(&backend);
+            if ready.is_none_or(|ready| at > *ready + EVIDENCE_AGE_MAX) {
+                self.violations.push(format!(
+                    "{balancer} forwards to {backend}, which was not ready"
+                ));
+            }
         }
     }
 
@@ -252,8 +298,8 @@ impl Inner {
         self.jobs_begun += 1;
         let job = Job {
             number: self.jobs_begun,
-            fencing: self.world.fencing(node),
             request,
+            accepted: None,
             begun: Instant::now(),
             wait: 1,
         };

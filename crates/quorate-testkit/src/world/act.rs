@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_plan::{
-    Admitted, HostEnsure, NodeName, Refusal, Request, admit,
+    Admitted, HostEnsure, NodeName, Observation, Refusal, Request, admit,
     kubeadm::{ClusterSettings, Peer},
     observation::{
-        Balancer, Certificate, Components, Fencing, Founding, KubeadmConfig, Manifest, MemberMark,
+        Balancer, Certificate, Components, Founding, KubeadmConfig, Manifest, MemberMark,
     },
-    standing::differences,
+    standing::{Difference, differences},
     step::Network,
     wire::Outcome,
 };
@@ -21,6 +21,20 @@ use super::{
 
 /// kubeadm's leaves live a year, in seconds.
 const CERTIFICATE_SECONDS: i64 = 365 * 86_400;
+
+/// A request that passed the gate of its host.
+#[derive(Debug)]
+pub struct Accepted {
+    admitted: Admitted,
+    changed: Vec<Difference>,
+}
+
+impl Accepted {
+    /// What is to be made stand.
+    pub fn ensure(&self) -> &HostEnsure {
+        &self.admitted.ensure
+    }
+}
 
 /// Why a host did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,47 +64,77 @@ fn not_yet(what: impl Into<String>) -> ActError {
 }
 
 impl World {
-    /// One request, as the host that it is for treats it.
+    /// One request, as the host that it is for treats it: accepted, then carried out as far as it goes now.
     ///
     /// # Errors
     /// What the host says. After [`ActError::NotYet`] and [`ActError::Failed`] a part of the effect may have been made.
     pub fn apply(&mut self, node: &NodeName, request: &Request) -> Result<Outcome, ActError> {
-        let fencing = self.fencing(node);
-        self.apply_fenced(node, request, &fencing)
+        let accepted = self.accept(node, request)?;
+        self.carry_out(node, &accepted)
     }
 
-    /// The same for a request that was admitted when the host's fence was `fencing`, and is tried again: a higher fence stops the next
-    /// action, never the running one.
+    /// The gate: the operation has to be the one in force here, the host has to be the cluster's, and [`admit`] has to pass with a fresh
+    /// look of the host's own put into the testimony. It is passed once; a higher fence stops the next action, never the running one.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn accept(&self, node: &NodeName, request: &Request) -> Result<Accepted, ActError> {
+        let machine = self.machine(node);
+        if !machine.on() {
+            return Err(ActError::Gone);
+        }
+        let fencing = self.fencing(node);
+        let in_force = fencing.claim.as_ref().map(|claim| claim.fence);
+        if request.fence >= fencing.highest && in_force != Some(request.fence) {
+            return Err(failed(format!(
+                "expected token {} to be granted on this host",
+                request.fence
+            )));
+        }
+        if machine.disk.mark.is_none() && !matches!(request.ensure, HostEnsure::Prepared { .. }) {
+            return Err(failed("expected a host that carries a cluster's mark"));
+        }
+        let mut seen = request.testimony.clone();
+        seen.record(node, quorate_plan::Seen::now(self.host_report(node)));
+        let admitted = admit(
+            Request {
+                fence: request.fence,
+                ensure: request.ensure.clone(),
+                change: request.change.clone(),
+                sealed: request.sealed.clone(),
+                accepted: request.accepted.clone(),
+                // What admission judges is `seen`, into which the testimony went.
+                testimony: Observation::default(),
+            },
+            &fencing,
+            &seen,
+        )?;
+        // What cannot be told is no reason not to act: acting is idempotent.
+        let changed = differences(&admitted.ensure, node, &seen)
+            .unwrap_or_else(|missing| vec![Difference(missing.to_string())]);
+        Ok(Accepted { admitted, changed })
+    }
+
+    /// Goes on with what was accepted; after [`ActError::NotYet`] it is asked again.
     ///
     /// # Errors
     /// As [`World::apply`].
-    pub fn apply_fenced(
-        &mut self,
-        node: &NodeName,
-        request: &Request,
-        fencing: &Fencing,
-    ) -> Result<Outcome, ActError> {
+    pub fn carry_out(&mut self, node: &NodeName, accepted: &Accepted) -> Result<Outcome, ActError> {
         if !self.machine(node).on() {
             return Err(ActError::Gone);
         }
-        let report = self.host_report(node);
-        let mut seen = request.testimony.clone();
-        seen.record(node, quorate_plan::Seen::now(report));
-        let admitted = admit(request.clone(), fencing, &seen)?;
-        let changed = differences(&admitted.ensure, node, &seen)
-            .map_err(|missing| not_yet(missing.to_string()))?;
-        if !changed.is_empty() {
-            self.act(node, admitted)?;
+        if !accepted.changed.is_empty() {
+            self.act(node, &accepted.admitted)?;
         }
         Ok(Outcome {
-            changed,
+            changed: accepted.changed.clone(),
             report: self.host_report(node),
         })
     }
 
-    fn act(&mut self, node: &NodeName, admitted: Admitted) -> Result<(), ActError> {
+    fn act(&mut self, node: &NodeName, admitted: &Admitted) -> Result<(), ActError> {
         let given = self.open(node, &admitted.sealed)?;
-        match admitted.ensure {
+        match admitted.ensure.clone() {
             HostEnsure::Prepared {
                 mark,
                 sysctls,
@@ -154,7 +198,8 @@ impl World {
             HostEnsure::ControlPlane { settings, .. } => self.control_plane(node, &settings)?,
             HostEnsure::Kubelet { settings, .. } => self.kubelet(node, &settings)?,
             HostEnsure::Serving { .. } => {
-                return Err(not_yet("etcd and the apiserver do not serve yet"));
+                self.api_ready(node)
+                    .ok_or_else(|| not_yet("etcd and the apiserver do not serve yet"))?;
             }
             HostEnsure::Backend { backend, address } => {
                 let balancer = &mut self.machine_mut(node).disk.balancer;
@@ -179,17 +224,7 @@ impl World {
                 object.tainted = true;
             }
             HostEnsure::Guarded {} => self.guard(node)?,
-            HostEnsure::Learner { joiner } => {
-                self.add_learner(node, &joiner.peer_url())
-                    .map_err(|words| {
-                        // The newest voter counts as connected after 5 s only.
-                        if words.contains("unhealthy cluster") || words.contains("no leader") {
-                            not_yet(words)
-                        } else {
-                            failed(words)
-                        }
-                    })?;
-            }
+            HostEnsure::Learner { joiner } => self.learner(node, &joiner)?,
             HostEnsure::Voter { joiner } => self.voter(node, &joiner)?,
             HostEnsure::Network { network } => self.network(node, &network)?,
             HostEnsure::Worker {
@@ -299,6 +334,7 @@ impl World {
         if !issued.contains_key("pki/etcd/peer.crt") {
             return Err(failed("etcd's certificates are not issued"));
         }
+        let data = self.machine(node).disk.etcd.is_some();
         let (initial, state) = if founders.is_empty() {
             let url = peer.peer_url();
             let cluster = self
@@ -307,20 +343,33 @@ impl World {
                 .find(|cluster| cluster.leader.is_some() && cluster.by_peer_url(&url).is_some());
             let cluster =
                 cluster.ok_or_else(|| failed(format!("no member for {url} was added")))?;
-            (cluster.initial_cluster_for(peer), Some("existing"))
+            let (member, own) = cluster.by_peer_url(&url).expect("found by it");
+            let manifest = self.machine(node).disk.manifests.get("etcd");
+            let joins = manifest
+                .is_some_and(|manifest| manifest.flag("initial-cluster-state") == Some("existing"));
+            match (data, joins) {
+                (true, true) => return Ok(()),
+                (true, false) => return Err(failed("data of another member lies here")),
+                // Its log is gone: with an empty one it would vote on what it forgot.
+                (false, _) if !own.learner && !own.name.is_empty() => {
+                    let node = node.clone();
+                    return Err(Refusal::DataLost { node, member }.into());
+                }
+                (false, _) => (cluster.initial_cluster_for(peer), "existing"),
+            }
         } else {
             let entries: Vec<String> = founders
                 .iter()
                 .map(|founder| format!("{}={}", founder.name, founder.peer_url()))
                 .collect();
-            (entries.join(","), None)
+            (entries.join(","), "new")
         };
-        let mut flags = vec![
+        let flags = vec![
             format!("--name={}", peer.name),
             "--data-dir=/var/lib/etcd".to_owned(),
             format!("--initial-cluster={initial}"),
+            format!("--initial-cluster-state={state}"),
         ];
-        flags.extend(state.map(|state| format!("--initial-cluster-state={state}")));
         let manifest = Manifest {
             image: settings.images.get("etcd").cloned().unwrap_or_default(),
             flags,
@@ -403,18 +452,33 @@ impl World {
         Ok(())
     }
 
+    fn learner(&mut self, node: &NodeName, joiner: &Peer) -> Result<(), ActError> {
+        let (cluster, _) = self.etcd_client(node).map_err(not_yet)?;
+        let url = joiner.peer_url();
+        if self.clusters[&cluster].by_peer_url(&url).is_some() {
+            return Ok(());
+        }
+        match self.add_learner(node, &url) {
+            Ok(_) => Ok(()),
+            // The newest voter counts as connected after 5 s only.
+            Err(words) if words.contains("unhealthy cluster") => Err(not_yet(words)),
+            Err(words) => Err(failed(words)),
+        }
+    }
+
     fn voter(&mut self, node: &NodeName, joiner: &Peer) -> Result<(), ActError> {
         let (cluster, _) = self.etcd_client(node).map_err(not_yet)?;
-        let (member, _) = self.clusters[&cluster]
+        let (member, found) = self.clusters[&cluster]
             .by_peer_url(&joiner.peer_url())
             .ok_or_else(|| failed("no learner was added for it"))?;
-        self.promote(node, member).map_err(|words| {
-            if words.contains("in sync") {
-                not_yet(words)
-            } else {
-                failed(words)
-            }
-        })
+        if !found.learner {
+            return Ok(());
+        }
+        match self.promote(node, member) {
+            Ok(()) => Ok(()),
+            Err(words) if words.contains("in sync") => Err(not_yet(words)),
+            Err(words) => Err(failed(words)),
+        }
     }
 
     fn network(&mut self, node: &NodeName, network: &Network) -> Result<(), ActError> {

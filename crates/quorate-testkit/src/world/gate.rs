@@ -1,5 +1,7 @@
 //! The gate of a host: its fence, and what it seals to others. Start at [`World::claim`].
 
+use std::sync::Arc;
+
 use quorate_plan::{
     Claim, Fence, Handover, NodeName, Refusal, Sealed, admit::Recipient, observation::Fencing,
 };
@@ -35,8 +37,9 @@ impl World {
     pub fn fencing(&self, node: &NodeName) -> Fencing {
         let machine = self.machine(node);
         Fencing {
+            highest: machine.disk.fence,
+            claim: machine.disk.claim.as_deref().cloned(),
             connected: machine.memory.connected,
-            ..machine.disk.fencing.clone()
         }
     }
 
@@ -49,27 +52,33 @@ impl World {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);
-        if let Some(other) = &fencing.claim
-            && other.operator != claim.operator
-            && fencing.connected
-        {
-            return Err(Refusal::OperationInForce {
-                holder: other.operator.to_string(),
-                goal: other.intent.goal.to_string(),
-                hosts: [node.clone()].into(),
-            }
-            .into());
-        }
-        let own = fencing
-            .claim
-            .as_ref()
-            .is_some_and(|held| held.operator == claim.operator);
-        if claim.fence < fencing.highest || (claim.fence == fencing.highest && !own) {
+        if claim.fence < fencing.highest {
             return Err(Self::outranked(&fencing, claim.fence).into());
         }
+        match &fencing.claim {
+            // The same run again, perhaps over a new channel.
+            Some(held) if held.operator == claim.operator => {}
+            _ if claim.fence == fencing.highest => {
+                return Err(Self::outranked(&fencing, claim.fence).into());
+            }
+            // Somebody else may finish what was begun, not begin something else over it.
+            Some(held) => {
+                let own = (&held.operator.user, &held.operator.machine)
+                    == (&claim.operator.user, &claim.operator.machine);
+                if fencing.connected || !(own || held.intent == claim.intent) {
+                    return Err(Refusal::OperationInForce {
+                        holder: held.operator.to_string(),
+                        goal: held.intent.goal.to_string(),
+                        hosts: [node.clone()].into(),
+                    }
+                    .into());
+                }
+            }
+            None => {}
+        }
         let machine = self.machine_mut(node);
-        machine.disk.fencing.highest = claim.fence;
-        machine.disk.fencing.claim = Some(claim.clone());
+        machine.disk.fence = claim.fence;
+        machine.disk.claim = Some(Arc::new(claim.clone()));
         machine.memory.connected = true;
         Ok(self.fencing(node))
     }
@@ -83,11 +92,15 @@ impl World {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);
-        if fence < fencing.highest {
+        let own = match &fencing.claim {
+            Some(claim) => claim.fence == fence,
+            None => fencing.highest == fence,
+        };
+        if !own {
             return Err(Self::outranked(&fencing, fence).into());
         }
         let machine = self.machine_mut(node);
-        machine.disk.fencing.claim = None;
+        machine.disk.claim = None;
         machine.memory.connected = false;
         Ok(())
     }

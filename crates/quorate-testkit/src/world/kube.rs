@@ -117,7 +117,8 @@ impl World {
         match self.at(address) {
             Some((there, machine)) if self.connected(node, there) => {
                 if machine.disk.balancer.is_some() {
-                    self.up(there).into_iter().next()
+                    let up = self.up(there).into_iter().next();
+                    up.or_else(|| self.open_way(there))
                 } else {
                     self.api_ready(there).map(|_| there.clone())
                 }
@@ -126,5 +127,20 @@ impl World {
             // Somebody else's balancer: it knows every ready apiserver.
             None => self.ready().into_iter().next(),
         }
+    }
+
+    /// Nobody is ready: the balancer fails open to whoever accepts a connection at all.
+    fn open_way(&self, balancer: &NodeName) -> Option<NodeName> {
+        let machine = self.machine(balancer);
+        let config = machine.disk.balancer.as_ref()?;
+        let mut backends = config.backends.keys();
+        backends
+            .find(|node| {
+                machine.active("quorate-lb")
+                    && self.machines.contains_key(*node)
+                    && self.connected(balancer, node)
+                    && self.readyz(node).is_some()
+            })
+            .cloned()
     }
 }

@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use quorate_plan::{
-    MemberId, NodeName,
+    Claim, Fence, MemberId, NodeName,
     observation::{
-        Balancer, Cgroup, Components, Fencing, Founding, HostMark, MachineKind, Manifest,
-        MemberMark, Pki, Power,
+        Balancer, Cgroup, Components, Founding, HostMark, MachineKind, Manifest, MemberMark, Pki,
+        Power,
     },
 };
 
@@ -83,8 +84,10 @@ impl Hardware {
 /// What lies on a machine's disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Disk {
-    /// The fence. Whether its operator is connected is not on the disk: see [`Memory::connected`].
-    pub fencing: Fencing,
+    /// The highest token that was seen.
+    pub fence: Fence,
+    /// The operation in force. Whether its operator is connected is not on the disk: see [`Memory::connected`].
+    pub claim: Option<Arc<Claim>>,
     /// The mark.
     pub mark: Option<HostMark>,
     /// Kernel settings that were set, by name.

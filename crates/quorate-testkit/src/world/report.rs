@@ -57,12 +57,10 @@ impl World {
     fn facts(&self, node: &NodeName) -> HostFacts {
         let machine = self.machine(node);
         let disk = &machine.disk;
-        let mut fencing = disk.fencing.clone();
-        fencing.connected = machine.memory.connected;
         HostFacts {
             machine: Seen::now(self.hardware(node, machine)),
             mark: Seen::now(disk.mark.clone()),
-            fencing: Seen::now(fencing),
+            fencing: Seen::now(self.fencing(node)),
             sysctls: Seen::now(disk.sysctls.clone()),
             hosts_file: Seen::now(disk.hosts_file.clone()),
             bundles: Seen::now(disk.bundles.clone()),

@@ -1,0 +1,176 @@
+//! The production runner over hosts in memory: it converges, and whoever is killed at any effect leaves a world from which the next
+//! operator reaches the same end.
+
+use quorate_plan::{Intent, event::Verdict, spec::BringUp};
+use quorate_testkit::{
+    World,
+    drive::{apply, apply_until_done},
+    fixture::{Cluster, operator},
+    memory::{Fault, Script, Shared},
+    render,
+};
+
+/// What there is, what is wanted.
+struct Situation {
+    name: &'static str,
+    world: World,
+    intent: Intent,
+}
+
+fn fresh(name: &'static str, cluster: Cluster) -> Situation {
+    Situation {
+        name,
+        world: World::new(&cluster.spec()),
+        intent: cluster.intent(),
+    }
+}
+
+async fn after(name: &'static str, before: Cluster, then: Cluster) -> Situation {
+    let mut world = grown(before).await;
+    world.know(&then.spec());
+    Situation {
+        name,
+        world,
+        intent: then.intent(),
+    }
+}
+
+fn together() -> Situation {
+    fresh("founding together", Cluster::default())
+}
+
+fn one_by_one() -> Situation {
+    let cluster = Cluster {
+        bring_up: BringUp::OneByOne,
+        ..Cluster::default()
+    };
+    fresh("one by one", cluster)
+}
+
+async fn one_to_three() -> Situation {
+    let single = Cluster {
+        masters: 1,
+        ..Cluster::default()
+    };
+    after("one to three", single, Cluster::default()).await
+}
+
+async fn a_worker() -> Situation {
+    let with_worker = Cluster {
+        workers: 1,
+        ..Cluster::default()
+    };
+    after("a worker", Cluster::default(), with_worker).await
+}
+
+/// A world in which that cluster file was applied.
+async fn grown(cluster: Cluster) -> World {
+    let shared = Shared::new(World::new(&cluster.spec()));
+    let run = apply(&shared, &cluster.intent(), operator(90), Script::none()).await;
+    assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
+    shared.rest().await;
+    shared.world()
+}
+
+fn well(shared: &Shared, at: &str) {
+    assert_eq!(
+        shared.violations(),
+        Vec::<String>::new(),
+        "{at}\n{}",
+        shared.log().join("\n")
+    );
+}
+
+fn same(expected: &str, shared: &Shared, at: &str) {
+    let difference = render::first_difference(expected, &render::lasting(&shared.world()));
+    assert_eq!(difference, None, "{at}\n{}", shared.log().join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_converges_and_a_second_one_has_nothing_to_do() {
+    for Situation {
+        name,
+        world,
+        intent,
+    } in [
+        together(),
+        one_by_one(),
+        one_to_three().await,
+        a_worker().await,
+    ] {
+        let shared = Shared::new(world);
+        let run = apply(&shared, &intent, operator(1), Script::none()).await;
+        assert_eq!(run.verdict, Some(Verdict::Done), "{name}: {}", run.text());
+        assert_eq!(run.findings, Vec::<String>::new(), "{name}");
+        shared.rest().await;
+        well(&shared, name);
+        let after = render::lasting(&shared.world());
+        let again = apply(&shared, &intent, operator(2), Script::none()).await;
+        assert!(
+            again.approved.is_empty(),
+            "{name}: {}",
+            render::plan(&again.approved)
+        );
+        assert_eq!(again.verdict, Some(Verdict::Done), "{name}");
+        assert_eq!(again.effects, 0, "{name}: nothing was to be done");
+        same(&after, &shared, name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_founding_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(together()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_masters_join_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(one_by_one()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_on_the_way_from_one_to_three_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(one_to_three().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_a_worker_joins_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(a_worker().await).await;
+}
+
+async fn killed_at_every_effect(situation: Situation) {
+    let Situation {
+        name,
+        world,
+        intent,
+    } = situation;
+    let shared = Shared::new(world.clone());
+    let whole = apply(&shared, &intent, operator(1), Script::none()).await;
+    shared.rest().await;
+    let expected = render::lasting(&shared.world());
+    for effect in 1..=whole.effects {
+        for fault in [
+            Fault::KillBefore,
+            Fault::KillDuring,
+            Fault::KillAfter,
+            Fault::DropReply,
+        ] {
+            let at = format!("{name}, effect {effect} of {}, {fault:?}", whole.effects);
+            let shared = Shared::new(world.clone());
+            let first = apply(&shared, &intent, operator(1), Script::at(effect, fault)).await;
+            assert_eq!(first.findings, Vec::<String>::new(), "{at}");
+            for run in apply_until_done(&shared, &intent, 2, 4).await {
+                assert_eq!(run.findings, Vec::<String>::new(), "{at}");
+                assert_eq!(
+                    run.verdict,
+                    Some(Verdict::Done),
+                    "{at}: {}\n{}",
+                    run.text(),
+                    shared.log().join("\n")
+                );
+            }
+            shared.rest().await;
+            well(&shared, &at);
+            same(&expected, &shared, &at);
+        }
+    }
+}
