@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use quorate_bundle::Bundle;
 use quorate_exec::NodeBinary;
 use quorate_plan::{
-    Acceptance, Goal, Intent, Spec,
+    Acceptance, Goal, Intent, Observation, Spec,
     diagnostic::{self, Diagnostic},
     intent::BundleRef,
     spec::{self, Cni},
@@ -32,12 +33,14 @@ pub struct ClusterFile {
     pub path: PathBuf,
     /// What it says.
     pub spec: Spec,
+    /// What its author should know although it works.
+    pub warnings: Vec<Diagnostic>,
     /// Directories of this operator.
     pub directories: Directories,
 }
 
 impl ClusterFile {
-    /// Reads it. What is wrong with it is printed; warnings are, in short.
+    /// Reads it. What is wrong with it is printed; warnings are kept for the commands that act on it.
     ///
     /// # Errors
     /// When it cannot be read or is wrong.
@@ -60,9 +63,6 @@ impl ClusterFile {
             Ok(read) => read,
             Err(found) => return Err(mistakes(&found, &text, console)),
         };
-        for warning in &warnings {
-            say_warning(warning, console);
-        }
         let path = std::path::absolute(file).map_err(|error| {
             Failure::doing(Exit::Unexpected, "there is no working directory", &error)
         })?;
@@ -79,8 +79,28 @@ impl ClusterFile {
         Ok(Self {
             path,
             spec,
+            warnings,
             directories,
         })
+    }
+
+    /// Says what its author should know although it works.
+    pub fn say_warnings(&self, console: &mut Console) {
+        for warning in &self.warnings {
+            say_warning(warning, console);
+        }
+    }
+
+    /// Where a host could not be seen and no host key was ever pinned, that is the likely cause.
+    pub fn hint_at_trust(&self, seen: &Observation, console: &mut Console) {
+        let unseen = seen.hosts.values().any(|host| host.get().is_err());
+        if !self.spec.local() && unseen && !self.state().known_hosts().exists() {
+            let label = console.paint_err().paint(Style::Bold, "hint:");
+            console.say(format!(
+                "{label} `quorate trust -f {}` shows the hosts' keys and pins them",
+                self.path.display()
+            ));
+        }
     }
 
     /// What is kept about it here.
@@ -164,15 +184,21 @@ fn bundle_ref(bundle: &Bundle) -> BundleRef {
     }
 }
 
-/// The binary that runs here: the same one runs on the hosts.
+/// The binary that runs here: the same one runs on the hosts. Read once: it is many megabytes, and does not change under us.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn own_binary() -> Result<NodeBinary, Failure> {
+    static OWN: OnceLock<NodeBinary> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(own.clone());
+    }
     let path = std::env::current_exe().map_err(|error| {
         Failure::doing(Exit::Unexpected, "could not find our own binary", &error)
     })?;
-    NodeBinary::open(&path).map_err(|error| Failure::from_error(Exit::Unexpected, &error))
+    let own =
+        NodeBinary::open(&path).map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
+    Ok(OWN.get_or_init(|| own).clone())
 }
 
 /// A path in a file is relative to that file; `~/` is the home directory.

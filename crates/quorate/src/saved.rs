@@ -100,6 +100,7 @@ impl SavedPlan {
         let cluster = ClusterFile {
             path: self.cluster_file.clone(),
             spec: self.intent.spec.clone(),
+            warnings: Vec::new(),
             directories,
         };
         let now = cluster.intent(self.intent.goal.clone(), &[])?;

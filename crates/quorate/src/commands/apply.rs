@@ -41,8 +41,8 @@ Examples:
   quorate apply demo.plan                   a plan saved by `quorate plan --out demo.plan`
   quorate apply --accept clock-differs=cp-2")]
 pub struct Arguments {
-    /// A saved plan. It is applied only if planning afresh yields the same.
-    #[arg(value_name = "PLAN", conflicts_with_all = ["file", "accept"])]
+    /// A saved plan, with the cluster it is for. It is applied only if planning afresh yields the same.
+    #[arg(value_name = "PLAN", conflicts_with = "accept")]
     plan: Option<PathBuf>,
     #[command(flatten)]
     file: FileArgument,
@@ -74,6 +74,7 @@ pub async fn run(
         Some(saved) => (saved.cluster(reach.directories()?)?, saved.intent.clone()),
         None => {
             let cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
+            cluster.say_warnings(console);
             let intent = cluster.intent(Goal::Converge, &arguments.accept.accept)?;
             (cluster, intent)
         }
@@ -96,6 +97,7 @@ pub async fn run(
         }
         say_rest(&planning, console);
         if let Some(failure) = refused(&planning) {
+            cluster.hint_at_trust(&seen, console);
             return Err(failure);
         }
         if planning.plan.is_empty() && planning.waiting.is_empty() {

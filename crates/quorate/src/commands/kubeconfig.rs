@@ -200,6 +200,7 @@ mod tests {
         ClusterFile {
             path: "/c/cluster.yaml".into(),
             spec,
+            warnings: Vec::new(),
             directories: Directories::of_process().expect("a home"),
         }
     }

@@ -102,7 +102,6 @@ pub struct MendArguments {
 #[derive(Debug, Args)]
 pub struct DestroyArguments {
     /// The cluster, by name instead of by file.
-    #[arg(conflicts_with = "file")]
     name: Option<quorate_local::ClusterName>,
     #[command(flatten)]
     file: FileArgument,

@@ -61,6 +61,7 @@ pub async fn run(
     reach: &impl Reach,
 ) -> Result<(), Failure> {
     let cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
+    cluster.say_warnings(console);
     let intent = cluster.intent(Goal::Converge, &arguments.accept.accept)?;
     let world = reach.world(&cluster, &intent).await?;
     let seen = observe(&world, &intent).await;
@@ -95,6 +96,7 @@ pub async fn run(
     }
     say_rest(&planning, console);
     if let Some(failure) = refused(&planning) {
+        cluster.hint_at_trust(&seen, console);
         return Err(failure);
     }
     if let Some(out) = &arguments.out {

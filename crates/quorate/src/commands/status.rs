@@ -58,6 +58,7 @@ pub async fn run(
             console.data(&assessment::text(&intent, &seen, &judged, paint))?;
         }
     }
+    cluster.hint_at_trust(&seen, console);
     match assessment::exit(judged.health) {
         Exit::Done => Ok(()),
         exit => Err(Failure::silent(exit)),
