@@ -89,8 +89,8 @@ require (
 
 // The cloud backend that needs these is not built: the stand-ins compile, and say so when called.
 replace (
-	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common => ./stubs/common
-	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/vpc => ./stubs/vpc
+	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common => ./stubs/sdk-pointers
+	github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/vpc => ./stubs/sdk-vpc
 )
 
 tool github.com/flannel-io/flannel
