@@ -99,28 +99,10 @@ pub(crate) async fn through_endpoint(
 pub(crate) fn anonymous(
     ca: PathBuf,
     server: &str,
-    name: Option<&str>,
     address: SocketAddr,
 ) -> Result<Kube, ActionError> {
     let config = Kubeconfig::new(server, needed(ca)?, quorate_kube::Credentials::None);
-    let config = match name {
-        Some(name) => config.with_tls_server_name(name),
-        None => config,
-    };
     Kube::new(&config, Some(address)).map_err(ActionError::kube("its client cannot be made"))
-}
-
-/// A client for this host's own apiserver that only asks what anybody may ask.
-///
-/// # Errors
-/// As [`anonymous`].
-pub(crate) fn own_apiserver(paths: &Paths, address: SocketAddr) -> Result<Kube, ActionError> {
-    anonymous(
-        paths.pki("ca.crt"),
-        &format!("https://{address}"),
-        Some(SERVER_NAME),
-        address,
-    )
 }
 
 /// Where this host's apiserver listens, as its manifest says. `None`: there is no such manifest, or it does not say.

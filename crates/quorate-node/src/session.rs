@@ -9,7 +9,6 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use quorate_plan::{
     Claim, Ensure, Fence, HostEnsure, NodeName, Refusal, Request, Seen, admit,
-    kubeadm::dns_address,
     observation::{Fencing, Look},
     standing::{Difference, differences},
     wire::{Answer, Call, Outcome},
@@ -36,7 +35,6 @@ pub(crate) struct Session {
     binary: String,
     identity: OnceLock<Identity>,
     held: Mutex<Holding>,
-    look: Mutex<Option<Look>>,
 }
 
 /// Whether this session stands for the operator in force.
@@ -68,7 +66,6 @@ impl Session {
             paths,
             identity: OnceLock::new(),
             held: Mutex::new(Holding::Not),
-            look: Mutex::new(None),
         })
     }
 
@@ -87,7 +84,6 @@ impl Session {
         let result = match call {
             Call::Report(look) => {
                 let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
-                *self.look.lock().expect("nobody panics with it") = Some(look);
                 Ok(Answer::Report(Box::new(report)))
             }
             Call::Claim(claim) => self.claim(*claim),
@@ -218,7 +214,12 @@ impl Session {
     ) -> Result<Outcome, ActionError> {
         let (fencing, claim) = self.in_force(request.fence)?;
         let node = self.node(&request.ensure)?;
-        let look = self.look_of(&claim);
+        // Neither the endpoint nor DNS decides whether an end state stands, and both may be slow to say that they are not there.
+        let look = Look {
+            cluster: claim.intent.spec.name.clone(),
+            endpoint: None,
+            dns: None,
+        };
         let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
         let mut seen = request.testimony.clone();
         seen.record(&node, Seen::now(report.clone()));
@@ -262,17 +263,6 @@ impl Session {
                 "it carries none",
                 "run `quorate apply`: it prepares hosts first",
             )
-        })
-    }
-
-    /// What was last asked about, or what follows from the operation in force.
-    fn look_of(&self, claim: &Claim) -> Look {
-        let asked = self.look.lock().expect("nobody panics with it").clone();
-        let spec = &claim.intent.spec;
-        asked.unwrap_or_else(|| Look {
-            cluster: spec.name.clone(),
-            endpoint: Some(spec.endpoint.clone()),
-            dns: dns_address(&spec.network.services),
         })
     }
 }

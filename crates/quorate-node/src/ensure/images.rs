@@ -1,4 +1,4 @@
-//! containerd has the images, from the archives of the bundle.
+//! containerd has the images, from the archives of the bundle, and the kubelet keeps them: they are in no registry to pull them from again.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::{
     bundle::{BundleFile, Manifest, Role},
     command::Command,
     error::ActionError,
-    facts::list_images,
+    facts::{PINNED, list_images},
 };
 
 /// Archives imported at once. Unpacking is bound by the disk; a second one fills the gaps of the first.
@@ -20,7 +20,17 @@ pub(super) async fn ensure(
     bundle: &str,
     images: &BTreeSet<String>,
 ) -> Result<(), ActionError> {
-    let there = list_images(work.tools, work.patience).await?;
+    let there = list_images(work.tools, false, work.patience).await?;
+    let pinned = list_images(work.tools, true, work.patience).await?;
+    for image in images
+        .intersection(&there)
+        .filter(|image| !pinned.contains(*image))
+    {
+        let label = ["--namespace", "k8s.io", "images", "label", image, PINNED];
+        work.tools
+            .run(Command::new("ctr", work.patience).args(label))
+            .await?;
+    }
     let folder = work.paths.bundle(bundle);
     let manifest = Manifest::read(&folder, bundle)?;
     let mut imports = Vec::new();
@@ -55,7 +65,14 @@ async fn import(
         .await
         .expect("checking a file does not panic")?;
     let import = Command::new("ctr", work.patience)
-        .args(["--namespace", "k8s.io", "images", "import"])
+        .args([
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+            "--label",
+            PINNED,
+        ])
         .arg(archive.under(folder));
     work.tools.run(import).await?;
     work.progress.say(format!("imported {image}"));

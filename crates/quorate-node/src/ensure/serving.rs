@@ -12,7 +12,7 @@ const LOG_BYTES: u64 = 4096;
 
 pub(super) async fn ensure(work: &Work<'_>, node: &Peer) -> Result<(), ActionError> {
     let etcd = clients::etcd(work.paths, clients::LOCAL_ETCD)?;
-    let api = clients::own_apiserver(work.paths, apiserver(node))?;
+    let api = clients::api(work.paths, "admin.conf", apiserver(node))?;
     let serving = work
         .wait("etcd and the apiserver to serve", || async {
             let (members, readyz) =

@@ -44,10 +44,11 @@ pub(super) async fn look(
 }
 
 async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError> {
-    let anybody = clients::own_apiserver(paths, address)?;
+    // As somebody: to an anonymous question over HTTP/2 the apiserver answers and ends the connection.
+    let client = clients::api(paths, "admin.conf", address)?;
     let (readyz, version) = tokio::join!(
-        Box::pin(anybody.readyz(PATIENCE)),
-        Box::pin(anybody.get("/version", PATIENCE)),
+        Box::pin(client.readyz(PATIENCE)),
+        Box::pin(client.get("/version", PATIENCE)),
     );
     let readyz = readyz_of(readyz.map_err(ActionError::kube("/readyz"))?);
     let version = version.map_err(ActionError::kube("/version"))?;
@@ -66,7 +67,7 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
     if !view.readyz.ready {
         return Ok(view);
     }
-    let client = Box::pin(administrator(paths, address)).await?;
+    let client = Box::pin(administrator(paths, client, address)).await?;
     let (nodes, endpoints, kubeadm, cluster_info, workloads, notes, tokens) = tokio::join!(
         Box::pin(nodes(&client)),
         Box::pin(endpoints(&client)),
@@ -90,8 +91,11 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
 
 /// A client that may read everything. Before the cluster has its configuration admin.conf is nobody to it yet; on a host that founded
 /// it there is super-admin.conf then.
-async fn administrator(paths: &Paths, address: SocketAddr) -> Result<Client, ActionError> {
-    let client = clients::api(paths, "admin.conf", address)?;
+async fn administrator(
+    paths: &Paths,
+    client: Client,
+    address: SocketAddr,
+) -> Result<Client, ActionError> {
     let forbidden = match client.get("/api/v1/namespaces/kube-system", PATIENCE).await {
         Err(err) => matches!(err.reason(), Some(Reason::Forbidden)),
         Ok(_) => false,

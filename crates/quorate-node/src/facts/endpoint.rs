@@ -24,7 +24,7 @@ use crate::{
 const NAME: &str = "kubernetes.default.svc.cluster.local";
 
 /// The query is sent again after this long: DNS over UDP loses a packet now and then.
-const RESEND: Duration = Duration::from_millis(400);
+const RESEND: Duration = Duration::from_millis(300);
 
 /// Queries sent in all.
 const QUERIES: u32 = 2;
@@ -79,22 +79,35 @@ async fn readyz(
         .into_iter()
         .find(|path| path.exists())?;
     let address = SocketAddr::new(address, endpoint.port);
-    let client = clients::anonymous(ca, &format!("https://{endpoint}"), None, address).ok()?;
+    let client = clients::anonymous(ca, &format!("https://{endpoint}"), address).ok()?;
     client.readyz(PATIENCE).await.ok().map(readyz_of)
 }
 
-/// Only nodes of the cluster reach its DNS.
+/// Only nodes of the cluster reach its DNS, and only over a pod network: without one the question would wait for nothing.
 pub(super) async fn dns(paths: &Paths, server: Option<IpAddr>) -> Seen<Option<BTreeSet<IpAddr>>> {
     let Some(server) = server.filter(|_| paths.kubernetes("kubelet.conf").exists()) else {
         return Seen::now(None);
     };
-    in_time("the cluster's DNS", async {
+    let what = "the cluster's DNS";
+    if !has_pod_network(paths) {
+        let why = "there is no pod network on this host yet";
+        return Seen::Unknown(Missing::no_answer(what, why));
+    }
+    in_time(what, async {
         match ask(SocketAddr::new(server, 53), NAME).await {
             Ok(addresses) => Seen::now(Some(addresses)),
-            Err(err) => Seen::Unknown(Missing::no_answer("the cluster's DNS", err)),
+            Err(err) => Seen::Unknown(Missing::no_answer(what, err)),
         }
     })
     .await
+}
+
+/// Whether a CNI plugin is configured: pod networks do that when they start on a host.
+fn has_pod_network(paths: &Paths) -> bool {
+    let configured = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+    };
+    std::fs::read_dir(paths.at("/etc/cni/net.d")).is_ok_and(|mut dir| dir.any(configured))
 }
 
 async fn ask(server: SocketAddr, name: &str) -> Result<BTreeSet<IpAddr>, String> {
@@ -215,6 +228,24 @@ mod tests {
         let found = ask(address, NAME).await.unwrap();
         assert_eq!(found, ["10.96.0.1".parse().unwrap()].into());
         answering.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_pod_network_nothing_is_asked() {
+        let machine = crate::testing::machine();
+        // Nobody answers there, ever.
+        let server = Some("192.0.2.1".parse().unwrap());
+        assert_eq!(dns(&machine.paths, server).await.get().unwrap(), &None);
+        machine.write("/etc/kubernetes/kubelet.conf", "");
+        machine.write("/etc/cni/net.d/.kubernetes-cni-keep", "");
+        let started = std::time::Instant::now();
+        let missing = dns(&machine.paths, server)
+            .await
+            .get()
+            .cloned()
+            .unwrap_err();
+        assert!(missing.to_string().contains("no pod network"), "{missing}");
+        assert!(started.elapsed() < RESEND);
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ pub(crate) use manifests::{flag_of, parse as parse_manifest};
 pub(crate) use pki::{
     LEAVES, authority_digest, certificate_digest, hex, public_key_hash, read_certificate, server_of,
 };
-pub(crate) use runtime::{Installed, InstalledFile, installed, list_images};
+pub(crate) use runtime::{Installed, InstalledFile, PINNED, installed, list_images};
 
 /// How long anything outside this process may take to answer before its fact is given up. Far above what is normal, which is
 /// milliseconds; a component that needs longer is not one to rely on.

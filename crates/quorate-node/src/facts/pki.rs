@@ -184,10 +184,17 @@ pub(crate) fn server_of(text: &str) -> Option<String> {
 /// The public part of a kubeconfig.
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     clusters: Vec<NamedCluster>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     users: Vec<NamedUser>,
+}
+
+/// `cluster-info` has no users, and kubeadm writes that as `users: null`.
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]

@@ -121,7 +121,8 @@ pub(super) async fn images(paths: &Paths, tools: &Tools) -> Seen<BTreeSet<String
         return Seen::Unknown(Missing::no_answer("images", "containerd does not run"));
     }
     in_time("images", async {
-        match list_images(tools, PATIENCE).await {
+        // One that the kubelet may remove at any moment is not there.
+        match list_images(tools, true, PATIENCE).await {
             Ok(images) => Seen::now(images),
             Err(err) => Seen::Unknown(no_answer("images", &err)),
         }
@@ -129,14 +130,21 @@ pub(super) async fn images(paths: &Paths, tools: &Tools) -> Seen<BTreeSet<String
     .await
 }
 
-/// References of the images that containerd has for the kubelet.
+/// Marks an image as one that the kubelet must not remove when the disk fills: it could not be pulled again.
+pub(crate) const PINNED: &str = "io.cri-containerd.pinned=pinned";
+
+/// References of images that containerd has for the kubelet: those that stay, or all.
 pub(crate) async fn list_images(
     tools: &Tools,
+    pinned: bool,
     within: Duration,
 ) -> Result<BTreeSet<String>, crate::command::CommandError> {
-    let out = tools
-        .run(Command::new("ctr", within).args(["--namespace", "k8s.io", "images", "list", "-q"]))
-        .await?;
+    let mut list =
+        Command::new("ctr", within).args(["--namespace", "k8s.io", "images", "list", "-q"]);
+    if pinned {
+        list = list.arg("labels.\"io.cri-containerd.pinned\"==pinned");
+    }
+    let out = tools.run(list).await?;
     // containerd also lists every image under its digest.
     Ok(out
         .text()
