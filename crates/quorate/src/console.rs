@@ -249,7 +249,7 @@ impl Console {
     ) -> Result<bool, Failure> {
         if !self.terminal.stdin {
             return Err(
-                Failure::usage(format!("{question}: there is no terminal to ask on"))
+                Failure::usage(format!("{question}? There is no terminal to answer on"))
                     .hint(otherwise),
             );
         }

@@ -243,7 +243,12 @@ fn redacted(text: &str) -> String {
                     words[i] = words[i].replace("ms", "s");
                 }
             }
-            words.join(" ").trim_end().to_owned() + "\n"
+            let line = words.join(" ").trim_end().to_owned() + "\n";
+            // A column of durations is right-aligned.
+            match line.trim_start().strip_prefix("0 s  ") {
+                Some(rest) => format!("      0 s  {rest}"),
+                None => line,
+            }
         })
         .collect()
 }
