@@ -213,7 +213,7 @@ impl SshHosts {
         let host = self.host(node)?;
         let mut slot = match purpose {
             Purpose::Look => host.looking.lock().await,
-            Purpose::Act => host.acting.lock().await,
+            Purpose::Act | Purpose::ActAsBefore => host.acting.lock().await,
         };
         // A channel that was idle may have died since: that the request did not get out is known, and one more try is no repetition.
         if let Some(mut channel) = slot.take() {
@@ -221,6 +221,11 @@ impl SshHosts {
                 Ok(()) => return Self::hear(channel, &mut slot, heard).await,
                 Err(failure) => tracing::debug!(%node, %failure, "an idle channel was gone"),
             }
+        }
+        if let Purpose::ActAsBefore = purpose {
+            return Err(SshFailure::Lost {
+                detail: "the session that something was sealed to has ended".into(),
+            });
         }
         let mut channel = self.open(host).await?;
         channel.ask(call).await?;
@@ -275,6 +280,8 @@ impl SshHosts {
 enum Purpose {
     Look,
     Act,
+    /// In the session that is open, or not at all: what was sealed to it no other one can open.
+    ActAsBefore,
 }
 
 /// What an answer means to whoever asked.
@@ -476,28 +483,27 @@ impl Hosts for SshHosts {
             deliver.await.map_err(|failure| host_error(on, &failure))?;
         }
         let within = Ensure::Host(request.ensure.clone()).patience() + ENSURE_SLACK;
+        let purpose = if request.sealed.is_empty() {
+            Purpose::Act
+        } else {
+            Purpose::ActAsBefore
+        };
         let call = Call::Ensure(Box::new(request));
-        self.request(
-            on,
-            Purpose::Act,
-            &call,
-            within,
-            &mut |answer| match answer {
-                Answer::Progress(line) => {
-                    progress(hostile::line(&line));
-                    Heard::More
-                }
-                Answer::Outcome(outcome) => Heard::End(Ok(*outcome)),
-                Answer::Refused(refusal) => Heard::End(Err(refused(on, refusal))),
-                Answer::Busy {
-                    action,
-                    since_ms,
-                    fence,
-                } => Heard::End(Err(busy(on, &action, since_ms, fence))),
-                Answer::Failed { error } => Heard::End(Err(failed(on, &error))),
-                _ => Heard::Strange("the outcome of an action"),
-            },
-        )
+        self.request(on, purpose, &call, within, &mut |answer| match answer {
+            Answer::Progress(line) => {
+                progress(hostile::line(&line));
+                Heard::More
+            }
+            Answer::Outcome(outcome) => Heard::End(Ok(*outcome)),
+            Answer::Refused(refusal) => Heard::End(Err(refused(on, refusal))),
+            Answer::Busy {
+                action,
+                since_ms,
+                fence,
+            } => Heard::End(Err(busy(on, &action, since_ms, fence))),
+            Answer::Failed { error } => Heard::End(Err(failed(on, &error))),
+            _ => Heard::Strange("the outcome of an action"),
+        })
         .await
     }
 }

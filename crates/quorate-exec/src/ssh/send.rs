@@ -27,8 +27,8 @@ use super::{
 /// that syncs a large file takes some seconds.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes moved at once: what a pipe holds.
-const BLOCK_BYTES: usize = 64 << 10;
+/// Bytes read at once: few enough to notice a stall, many enough that reading costs nothing.
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);

@@ -16,8 +16,8 @@ use quorate_exec::{
     Control, HostError, Hosts as _, Look, NodeBinary, SshAccess, SshHosts, SshSettings,
 };
 use quorate_plan::{
-    Change, Claim, Fence, Handover, HostEnsure, NodeName, Observation, Operator, Request, Seen,
-    observation::HostReport,
+    Change, Claim, Fence, Handover, HostEnsure, NodeName, Observation, Operator, Request, Sealed,
+    Seen, observation::HostReport,
 };
 use sha2::{Digest as _, Sha256};
 use sshd::Sshd;
@@ -155,12 +155,20 @@ impl Rig {
     }
 
     async fn ensure(&self, ensure: HostEnsure) -> (Result<usize, HostError>, Vec<String>) {
+        self.ensure_with(ensure, Vec::new()).await
+    }
+
+    async fn ensure_with(
+        &self,
+        ensure: HostEnsure,
+        sealed: Vec<Sealed>,
+    ) -> (Result<usize, HostError>, Vec<String>) {
         let mut lines = Vec::new();
         let request = Request {
             fence: Fence(1),
             ensure,
             change: Some(Change::AddVoter { node: node() }),
-            sealed: Vec::new(),
+            sealed,
             accepted: Default::default(),
             testimony: Observation::default(),
         };
@@ -435,7 +443,13 @@ async fn restarted() {
     known(rig.report().await);
     let (end, _) = rig.ensure(HostEnsure::TokensGone {}).await;
     assert!(end.is_ok(), "{end:?}");
+    rig.hosts.recipient(&node()).await.expect("a recipient");
     rig.sshd.restart();
+    // What was sealed to the session that is gone cannot be opened by another one: whoever runs this seals again.
+    let sealed = vec![Sealed("sealed".into())];
+    let (end, _) = rig.ensure_with(HostEnsure::TokensGone {}, sealed).await;
+    let error = end.expect_err("the session is gone");
+    assert!(matches!(error, HostError::Unreachable { .. }), "{error:?}");
     // Both channels were idle when they were cut.
     known(rig.report().await);
     let (end, _) = rig.ensure(HostEnsure::TokensGone {}).await;

@@ -107,12 +107,16 @@ impl Sshd {
 
     /// Stops it where it is: connections are accepted by the kernel and never answered.
     pub fn freeze(&self) {
-        // Our child is `unshare`; its only child is the server.
+        self.signal(Signal::SIGSTOP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Our child is `unshare`; its only child is the server, the first process of its namespace.
         let parent = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
             .expect("our own child");
         let id: i32 = children.trim().parse().expect("one child");
-        kill(Pid::from_raw(id), Signal::SIGSTOP).expect("our own grandchild");
+        kill(Pid::from_raw(id), signal).expect("our own grandchild");
     }
 
     fn wait(&mut self) {
@@ -128,16 +132,18 @@ impl Sshd {
         }
     }
 
-    /// Its sessions are its children, in a process ID namespace of their own: they end with it.
+    /// The first process of its namespace takes all its sessions with it, and `unshare` ends when it has.
     fn end(&mut self) {
-        self.child.kill().expect("our own child");
+        self.signal(Signal::SIGKILL);
         self.child.wait().expect("our own child");
     }
 }
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        self.end();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.end();
+        }
     }
 }
 
