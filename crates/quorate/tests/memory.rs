@@ -216,10 +216,12 @@ async fn run(lab: &Lab, line: &str, typed: String) -> String {
 /// Run IDs, operators and durations differ from run to run, and with them the width of columns.
 fn redacted(text: &str) -> String {
     let operator = quorate_exec::identity::operator("x");
-    let text = text.replace(
-        &format!("{}@{}", operator.user, operator.machine),
-        "ada@laptop",
-    );
+    let text = text
+        .replace(
+            &format!("{}@{}", operator.user, operator.machine),
+            "ada@laptop",
+        )
+        .replace(&format!("(process {},", operator.pid), "(process 1000,");
     text.lines()
         .map(|line| {
             let mut words: Vec<String> = line.split(' ').map(redacted_word).collect();
