@@ -24,6 +24,9 @@ const OURS: &str = "quorate-local";
 /// How long frozen may mean freezing.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// How often making a cgroup is tried again when another cluster's removal got in between; once is seldom.
+const TRIES: usize = 20;
+
 /// Controllers passed on to hosts with cgroup v2, where the machine has them.
 const PASSED_ON: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];
 
@@ -253,6 +256,21 @@ impl HostCgroup {
     /// Makes the cgroups and sets the limits. They must not exist: what a killed host left behind slows down the
     /// next one, so [`remove`](HostCgroup::remove) comes first.
     pub(crate) fn create(&self, cpu_millis: Option<u32>, memory_bytes: Option<u64>) -> Result<()> {
+        let make = || {
+            self.make()
+                .and_then(|()| self.limit(cpu_millis, memory_bytes))
+        };
+        // The last host of another cluster can take the directory of all clusters away between two steps.
+        for _ in 0..TRIES {
+            match make() {
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        make()
+    }
+
+    fn make(&self) -> Result<()> {
         for hierarchy in &self.cgroups.hierarchies {
             let mut dir = hierarchy.mount.clone();
             for part in self.path.components() {
@@ -261,18 +279,18 @@ impl HostCgroup {
                 }
                 let above = dir.clone();
                 dir.push(part);
-                store::public_dir(&dir)?;
+                directory(&dir)?;
                 if hierarchy.controls.iter().any(|c| c == "cpuset") {
                     inherit_cpuset(&above, &dir)?;
                 }
             }
             if self.cgroups.version == Version::V2 {
                 pass_on(&dir)?;
-                store::public_dir(&dir.join("launcher"))?;
-                store::public_dir(&dir.join("machine"))?;
+                directory(&dir.join("launcher"))?;
+                directory(&dir.join("machine"))?;
             }
         }
-        self.limit(cpu_millis, memory_bytes)
+        Ok(())
     }
 
     fn limit(&self, cpu_millis: Option<u32>, memory_bytes: Option<u64>) -> Result<()> {
@@ -416,6 +434,14 @@ impl HostCgroup {
         // All of them, whichever fails: then nothing new can enter every hierarchy.
         let kept = self.dirs().filter(|dir| !remove_below(dir)).count();
         kept == 0
+    }
+}
+
+/// Makes one cgroup in one that exists.
+fn directory(dir: &Path) -> Result<()> {
+    match fs::create_dir(dir) {
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.during("create", dir),
     }
 }
 

@@ -329,7 +329,7 @@ impl Local {
     }
 
     fn destroy_now(&self, name: &ClusterName) -> Result<Destroyed> {
-        requirements::check(&self.root)?;
+        requirements::root()?;
         let _lock = Lock::exclusive(&cluster_lock(&self.root, name))?;
         let dir = cluster_dir(&self.root, name);
         let gone = dir.with_file_name(format!(".gone-{name}"));

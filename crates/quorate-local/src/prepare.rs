@@ -208,8 +208,8 @@ done < /proc/self/mountinfo
 # Settings of the whole machine: files of our own, with the machine's values.
 mkdir -p {dirs}
 for name in {settings}; do
-  read -r value < "/proc/sys/$name" || continue
-  echo "$value" > "{own}/$name"
+  # Not by the shell's `read`: it takes one byte at a time, and these files give no second one.
+  cat "/proc/sys/$name" > "{own}/$name" || continue
   mount --bind "{own}/$name" "/proc/sys/$name"
 done
 "#

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -25,6 +26,18 @@ pub(crate) fn command(program: &str) -> Command {
     command
 }
 
+/// Lets the command end with the thread that starts it. What outlived a killed command of ours would work on beside
+/// the next one, without its lock.
+pub(crate) fn ends_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl is a plain system call and safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+                .map_err(std::io::Error::from)
+        })
+    }
+}
+
 /// Runs `program` to its end and returns its stdout; a status other than 0 is an error holding its stderr.
 pub(crate) fn run<S: AsRef<OsStr>>(
     program: &str,
@@ -43,6 +56,7 @@ pub(crate) fn run_with_input(program: &str, args: &[&str], input: &str) -> Resul
 }
 
 fn finish(mut command: Command, input: Option<&str>) -> Result<String> {
+    ends_with_us(&mut command);
     let program = command.get_program().to_owned();
     let path = Path::new(&program);
     let mut child = command

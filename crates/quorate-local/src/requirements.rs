@@ -65,17 +65,22 @@ fn missing_in(there: impl Fn(&str) -> bool) -> Vec<MissingPackage> {
     missing
 }
 
-/// Root, programs, and a file system under `root` that can carry overlays.
-pub(crate) fn check(root: &Path) -> Result<()> {
-    let uid = nix::unistd::geteuid().as_raw();
-    if uid != 0 {
-        return Err(Error::NotRoot { uid });
+/// Root alone: enough to remove what there is.
+pub(crate) fn root() -> Result<()> {
+    match nix::unistd::geteuid().as_raw() {
+        0 => Ok(()),
+        uid => Err(Error::NotRoot { uid }),
     }
+}
+
+/// Root, programs, and a file system under `dir` that can carry overlays.
+pub(crate) fn check(dir: &Path) -> Result<()> {
+    root()?;
     let packages = missing_packages();
     if !packages.is_empty() {
         return Err(Error::Missing { packages });
     }
-    overlay(root)
+    overlay(dir)
 }
 
 fn overlay(root: &Path) -> Result<()> {

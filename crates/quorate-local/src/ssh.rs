@@ -69,8 +69,9 @@ pub(crate) fn ensure_key(path: &Path, comment: &str) -> Result<()> {
     // A half of a pair is of no use, and ssh-keygen would ask before it overwrites one.
     store::remove_file(path)?;
     store::remove_file(&public)?;
-    let fresh = path.with_extension("new");
-    let fresh_public = fresh.with_extension("new.pub");
+    // A name of its own: what a killed command started may still be writing under another.
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let fresh_public = path.with_extension(format!("new-{}.pub", std::process::id()));
     store::remove_file(&fresh)?;
     store::remove_file(&fresh_public)?;
     let args = ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f"].map(OsStr::new);

@@ -1,7 +1,6 @@
 //! Running debootstrap and making progress of what it prints. Begin at [`run`].
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -139,13 +138,7 @@ pub(super) fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // SAFETY: prctl is a plain system call and safe between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-                .map_err(std::io::Error::from)
-        });
-    }
+    crate::program::ends_with_us(&mut command);
     let program = Path::new("debootstrap");
     let mut child = command.spawn().during("run", program)?;
     let stderr = child.stderr.take().expect("stderr was set to a pipe");

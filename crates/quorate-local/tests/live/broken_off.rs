@@ -39,7 +39,7 @@ fn killed_after(delay: Duration, part: &str, rig: &Rig, name: &ClusterName) -> b
             PART,
             format!(
                 "{part} {} {} {name}",
-                rig.root().display(),
+                rig.local.root().display(),
                 rig.base.path().display()
             ),
         )

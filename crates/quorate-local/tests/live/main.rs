@@ -62,7 +62,7 @@ async fn hosts_answer_by_ssh_and_leave_nothing() {
     );
 
     // A second handle sees the same.
-    let second = Local::at(rig.root()).expect("a path");
+    let second = Local::at(rig.local.root()).expect("a path");
     let seen = second.list().await.expect("listed");
     assert_eq!(
         seen.iter()
@@ -79,19 +79,27 @@ async fn hosts_answer_by_ssh_and_leave_nothing() {
         );
     }
 
-    // The machine's kernel is not theirs to set; services that insist are content.
-    sh(
-        &cluster,
-        &hosts[0],
-        "echo 1 > /proc/sys/vm/overcommit_memory; grep -q 1 /proc/sys/vm/overcommit_memory",
-    )
-    .await;
-    sh(
-        &cluster,
-        &hosts[0],
-        "echo 1 > /proc/sys/net/ipv4/ip_forward",
-    )
-    .await;
+    // The machine's kernel is not theirs to set; services that insist are content. The kernel itself takes no 77.
+    for name in [
+        "kernel/keys/root_maxbytes",
+        "kernel/keys/root_maxkeys",
+        "kernel/panic",
+        "kernel/panic_on_oops",
+        "vm/overcommit_memory",
+        "vm/panic_on_oom",
+    ] {
+        let read = format!("cat /proc/sys/{name}");
+        let machines = setting(&name.replace('/', "."));
+        assert_eq!(sh(&cluster, &hosts[0], &read).await, machines, "{name}");
+        sh(&cluster, &hosts[0], &format!("echo 77 > /proc/sys/{name}")).await;
+        assert_eq!(sh(&cluster, &hosts[0], &read).await, "77", "{name}");
+        assert_ne!(setting(&name.replace('/', ".")), "77", "{name}");
+    }
+    let open = "/proc/sys/net/ipv4/ip_forward";
+    assert_eq!(
+        sh(&cluster, &hosts[0], &format!("echo 1 > {open}; cat {open}")).await,
+        "1"
+    );
     sh(
         &cluster,
         &hosts[0],
@@ -305,19 +313,13 @@ async fn what_collides_is_refused_by_name() {
     let (subnet, bridge) = (cluster.subnet(), cluster.bridge().clone());
 
     // Another user, with a state directory of their own.
-    let elsewhere = tempfile::Builder::new()
-        .prefix("qr-live-")
-        .tempdir()
-        .expect("a temporary directory");
-    let other = Local::at(elsewhere.path())
-        .expect("a path")
-        .with_base(rig.base.path());
+    let other = &rig.elsewhere;
     let refused = other
         .create(&rig.base, &spec)
         .await
         .expect_err("the name is taken");
     assert!(
-        matches!(&refused, Error::NameTaken { root, .. } if root == rig.root()),
+        matches!(&refused, Error::NameTaken { root, .. } if root == rig.local.root()),
         "{refused}"
     );
     let two = ClusterSpec {

@@ -29,6 +29,8 @@ pub const BOOT: Duration = Duration::from_secs(60);
 
 pub struct Rig {
     pub local: Local,
+    /// Another user's state directory.
+    pub elsewhere: Local,
     pub base: Base,
     before: Machine,
     // Dropped last, in this order.
@@ -60,12 +62,16 @@ impl Rig {
             .prefix("qr-live-")
             .tempdir()
             .expect("a temporary directory");
-        let local = Local::at(dir.path())
-            .expect("a path")
-            .with_base(base.path());
+        let at = |name: &str| {
+            Local::at(&dir.path().join(name))
+                .expect("a path")
+                .with_base(base.path())
+        };
+        let (local, elsewhere) = (at("here"), at("elsewhere"));
         let before = seen();
         Some(Rig {
             local,
+            elsewhere,
             base,
             before,
             dir,
@@ -113,6 +119,34 @@ impl Rig {
 
     pub fn root(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Runs one test of this program again, in new namespaces and with a registry of its own, after `enter` has run
+    /// there; `marker` is set in its environment. Fails when that test does.
+    ///
+    /// The settings all of the machine shares are meanwhile kept by a cluster in the machine's registry, so that the
+    /// inner test finds them in force and leaves them alone.
+    pub async fn again(&self, test: &str, marker: &str, flags: &[&str], enter: &str) {
+        let holder = self
+            .local
+            .create(&self.base, &self.spec("holder"))
+            .await
+            .expect("a cluster");
+        let script =
+            format!("set -e\nmount -t tmpfs tmpfs /run/quorate-local\n{enter}\nexec \"$@\"");
+        let status = Command::new("unshare")
+            .args(["--mount", "--propagation", "private"])
+            .args(flags)
+            .args(["sh", "-c", &script, "sh"])
+            .arg(std::env::current_exe().expect("this program"))
+            .args(["--exact", test, "--nocapture"])
+            .env("SCRATCH", self.root())
+            .env(marker, "1")
+            .status()
+            .expect("unshare");
+        assert!(status.success(), "{status}");
+        holder.destroy().await.expect("destroyed");
+        self.assert_untouched();
     }
 
     /// Fails unless the machine is as it was.
@@ -167,19 +201,21 @@ fn numbered_bridge(word: &str) -> bool {
 impl Drop for Rig {
     /// Whatever a failed test left, so that it disturbs nobody.
     fn drop(&mut self) {
-        let local = self.local.clone();
+        let places = [self.local.clone(), self.elsewhere.clone()];
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime");
             runtime.block_on(async {
-                let mut names = local.clusters().unwrap_or_default();
-                names.extend(local.unfinished().await.unwrap_or_default());
-                for name in names {
-                    eprintln!("destroying what the test left: {name}");
-                    if let Err(err) = local.destroy(&name).await {
-                        eprintln!("not destroyed: {err}");
+                for local in places {
+                    let mut names = local.clusters().unwrap_or_default();
+                    names.extend(local.unfinished().await.unwrap_or_default());
+                    for name in names {
+                        eprintln!("destroying what the test left: {name}");
+                        if let Err(err) = local.destroy(&name).await {
+                            eprintln!("not destroyed: {err}");
+                        }
                     }
                 }
             });
@@ -318,7 +354,7 @@ pub fn ssh(
 
 /// Runs a shell command inside a host and returns what it printed.
 pub async fn sh(cluster: &Cluster, host: &HostName, script: &str) -> String {
-    let argv = ["sh", "-c", script].map(str::to_owned);
+    let argv = ["sh", "-ec", script].map(str::to_owned);
     let entered = cluster.enter(host, &argv).await.expect("entered");
     let said = String::from_utf8_lossy(&entered.stdout).into_owned();
     assert!(

@@ -11,15 +11,12 @@ use crate::rig::{BOOT, Rig, host, said, setting, sh};
 
 const INSIDE: &str = "QUORATE_LIVE_UPLINK";
 
-/// A view of the kernel that fits the new network namespace, the same cgroups, and a registry of its own.
-const ENTER: &str = "set -e
-mkdir -p \"$KEEP\" /run/quorate-local
-mount --rbind /sys/fs/cgroup \"$KEEP\"
+/// A view of the kernel that fits the new network namespace, with the same cgroups.
+const ENTER: &str = "mkdir \"$SCRATCH/cgroup\"
+mount --rbind /sys/fs/cgroup \"$SCRATCH/cgroup\"
 mount -t sysfs sysfs /sys
-mount --rbind \"$KEEP\" /sys/fs/cgroup
-mount -t tmpfs tmpfs /run/quorate-local
-ip link set lo up
-exec \"$@\"";
+mount --rbind \"$SCRATCH/cgroup\" /sys/fs/cgroup
+ip link set lo up";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_hosts_with_an_uplink_reach_the_world() {
@@ -27,36 +24,13 @@ async fn only_hosts_with_an_uplink_reach_the_world() {
         return scenario().await;
     }
     let Some(rig) = Rig::new().await else { return };
-    // Keeps the settings that all of the machine shares as they have to be for the time of the inner test.
-    let holder = rig
-        .local
-        .create(&rig.base, &rig.spec("holder"))
-        .await
-        .expect("a cluster");
-    let status = Command::new("unshare")
-        .args([
-            "--net",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            ENTER,
-            "sh",
-        ])
-        .arg(std::env::current_exe().expect("this program"))
-        .args([
-            "--exact",
-            "uplink::only_hosts_with_an_uplink_reach_the_world",
-            "--nocapture",
-        ])
-        .env("KEEP", rig.root().join("cgroup"))
-        .env(INSIDE, "1")
-        .status()
-        .expect("unshare");
-    assert!(status.success(), "{status}");
-    holder.destroy().await.expect("destroyed");
-    rig.assert_untouched();
+    rig.again(
+        "uplink::only_hosts_with_an_uplink_reach_the_world",
+        INSIDE,
+        &["--net"],
+        ENTER,
+    )
+    .await;
 }
 
 /// A network beyond the machine, with a server that tells each client its address.
