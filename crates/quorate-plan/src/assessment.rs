@@ -110,11 +110,14 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
     // The same look is missing to several judgements, not side by side in the list.
     let mut told = BTreeSet::new();
     unseen.retain(|missing| told.insert(missing.clone()));
-    let quorum_lost = seen
-        .etcd
-        .values()
-        .any(|view| matches!(view.get(), Ok(Some(_))))
-        && quorum.is_err();
+    let quorum_lost = match &quorum {
+        Err(_) => seen
+            .etcd
+            .values()
+            .any(|view| matches!(view.get(), Ok(Some(_)))),
+        Ok(Some(quorum)) => quorum.healthy.len() < needed(quorum.voter_count()),
+        Ok(None) => false,
+    };
     let health = if absent {
         Health::Absent
     } else if quorum_lost {

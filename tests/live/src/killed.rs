@@ -1,0 +1,140 @@
+//! `quorate apply` is killed without warning at every step, and started again each time. Nothing is repeated that is not idempotent, and
+//! the cluster in the end is the one that an undisturbed run makes.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{bring_up, stage::Stage};
+
+/// Kills before the case gives up: a plan has about fifty steps.
+const KILLS_MAX: usize = 120;
+
+/// How long one run may go on without a new step.
+const STEP_MAX: Duration = Duration::from_secs(180);
+
+/// Runs it.
+pub fn run(stage: &mut Stage) -> Result<()> {
+    let file = stage.cluster("live.yaml").display().to_string();
+    let bundle = stage.bundle.display().to_string();
+    stage.succeed(&[
+        "init",
+        "--name",
+        "live-kill",
+        "--masters",
+        "3",
+        "--workers",
+        "1",
+        "--bundle",
+        &bundle,
+        &file,
+    ])?;
+    stage.settle_in("172.31.61.0/24", &file)?;
+    let mut kills = 0;
+    // A kill in the middle of a step, then one right when the next has begun: both kinds of places are met in turn.
+    loop {
+        let delay = Duration::from_millis(if kills % 2 == 0 { 0 } else { 700 });
+        match run_until_step(stage, &file, delay)? {
+            Ended::Killed => kills += 1,
+            Ended::ByItself(code) => {
+                stage.check_eq("the last run ends well", &code, &Some(0));
+                break;
+            }
+        }
+        if kills > KILLS_MAX {
+            bail!("no end after {KILLS_MAX} kills: the runs make no progress");
+        }
+    }
+    stage.say(&format!("{kills} kills"));
+    stage.check("there were at least 20 kills", kills >= 20);
+    bring_up::healthy(stage, &file, Duration::from_secs(120))?;
+    let kubeconfig = stage.directory.join("kubeconfig");
+    stage.succeed(&[
+        "kubeconfig",
+        "-f",
+        &file,
+        "--out",
+        &kubeconfig.display().to_string(),
+    ])?;
+    bring_up::judge(stage, &file, &kubeconfig)?;
+    bring_up::nothing_to_do(stage, &file)
+}
+
+enum Ended {
+    Killed,
+    ByItself(Option<i32>),
+}
+
+/// Runs apply, waits for the second step that it begins (the first may be the one that the last run was killed in), and kills it.
+fn run_until_step(stage: &Stage, file: &str, delay: Duration) -> Result<Ended> {
+    let before = journals(stage);
+    let log = fs::File::create(stage.directory.join("apply.log"))?;
+    let mut child = stage
+        .command(&["apply", "--yes", "-f", file])
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if !status.success() {
+                let said =
+                    fs::read_to_string(stage.directory.join("apply.log")).unwrap_or_default();
+                stage.say(&crate::stage::tail(&said, 40));
+            }
+            return Ok(Ended::ByItself(status.code()));
+        }
+        let fresh = journals(stage)
+            .into_iter()
+            .filter(|journal| !before.contains(journal));
+        let stood = fresh
+            .map(|journal| {
+                fs::read_to_string(journal)
+                    .unwrap_or_default()
+                    .matches("\"stepStands\"")
+                    .count()
+            })
+            .max();
+        if stood.unwrap_or(0) >= 1 {
+            std::thread::sleep(delay);
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
+            child.wait()?;
+            return Ok(Ended::Killed);
+        }
+        if began.elapsed() > STEP_MAX {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
+            child.wait()?;
+            let said = fs::read_to_string(stage.directory.join("apply.log")).unwrap_or_default();
+            bail!(
+                "no step stood within {} s:\n{}",
+                STEP_MAX.as_secs(),
+                crate::stage::tail(&said, 40)
+            );
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn journals(stage: &Stage) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![stage.directory.join("state")];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path.file_name().is_some_and(|name| name == "events.jsonl") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}

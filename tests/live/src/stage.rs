@@ -1,0 +1,346 @@
+//! What a case has at hand: the binary, a bundle, a directory of its own, and checks that count. Start at [`perform`].
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// A case under way.
+pub struct Stage {
+    /// The static `quorate`.
+    pub quorate: PathBuf,
+    /// A bundle of the default Kubernetes version.
+    pub bundle: PathBuf,
+    /// A directory of the case's own: cluster files, XDG directories.
+    pub directory: PathBuf,
+    passed: usize,
+    failed: usize,
+    began: Instant,
+    /// Cluster files whose clusters are destroyed in the end, whatever happened.
+    clusters: Vec<PathBuf>,
+}
+
+/// Runs a case and cleans up after it; a machine that is not as before is a failure of its own.
+pub fn perform(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Result<(usize, usize)> {
+    let path = |variable: &str| -> Result<PathBuf> {
+        let value = std::env::var_os(variable).with_context(|| {
+            format!("{variable} is not set: run `cargo xtask test --only {name}`")
+        })?;
+        Ok(value.into())
+    };
+    let directory = tempfile::Builder::new().prefix("quorate-live-").tempdir()?;
+    let mut stage = Stage {
+        quorate: path("QUORATE_BINARY")?,
+        bundle: path("QUORATE_BUNDLE")?,
+        directory: directory.path().to_path_buf(),
+        passed: 0,
+        failed: 0,
+        began: Instant::now(),
+        clusters: Vec::new(),
+    };
+    let before = Machine::look();
+    let outcome = run(&mut stage);
+    if let Err(error) = &outcome {
+        stage.check(&format!("the case ran to its end: {error:#}"), false);
+    }
+    for file in std::mem::take(&mut stage.clusters) {
+        let file = file.display().to_string();
+        let destroyed = stage.quorate(&["destroy", "--yes", "-f", &file]);
+        let good = destroyed
+            .as_ref()
+            .is_ok_and(|output| output.status.success());
+        stage.check(&format!("`quorate destroy -f {file}` succeeds"), good);
+        if let (Ok(output), false) = (&destroyed, good) {
+            stage.say(&String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    let after = Machine::look();
+    for difference in before.differences(&after) {
+        stage.say(&difference);
+    }
+    stage.check("the machine is as it was before the case", before == after);
+    Ok((stage.passed, stage.failed))
+}
+
+impl Stage {
+    /// Says something, with the time since the case began.
+    pub fn say(&self, what: &str) {
+        eprintln!("{:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// Counts one check.
+    pub fn check(&mut self, what: &str, holds: bool) {
+        if holds {
+            self.passed += 1;
+            self.say(&format!("ok      {what}"));
+        } else {
+            self.failed += 1;
+            self.say(&format!("FAILED  {what}"));
+        }
+    }
+
+    /// Counts a check of equality and shows both sides when it fails.
+    pub fn check_eq<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, seen: &T, expected: &T) {
+        self.check(what, seen == expected);
+        if seen != expected {
+            self.say(&format!("        expected {expected:?}"));
+            self.say(&format!("        seen     {seen:?}"));
+        }
+    }
+
+    /// Moves a cluster file into a subnet of the case's own.
+    pub fn settle_in(&self, subnet: &str, file: &str) -> Result<()> {
+        let text = fs::read_to_string(file)?;
+        let moved: String = text
+            .lines()
+            .map(|line| {
+                if line.starts_with("provider:") {
+                    format!("provider: {{ kind: local, subnet: {subnet} }}\n")
+                } else {
+                    format!("{line}\n")
+                }
+            })
+            .collect();
+        Ok(fs::write(file, moved)?)
+    }
+
+    /// A cluster file that is destroyed in the end.
+    pub fn cluster(&mut self, file: &str) -> PathBuf {
+        let path = self.directory.join(file);
+        self.clusters.push(path.clone());
+        path
+    }
+
+    /// The binary with this case's own directories.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.quorate);
+        command
+            .args(arguments)
+            .current_dir(&self.directory)
+            .env("XDG_STATE_HOME", self.directory.join("state"))
+            .env("XDG_RUNTIME_DIR", self.directory.join("run"))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn quorate(&self, arguments: &[&str]) -> Result<Output> {
+        fs::create_dir_all(self.directory.join("run"))?;
+        let began = Instant::now();
+        let output = self
+            .command(arguments)
+            .output()
+            .context("failed to start quorate")?;
+        self.say(&format!(
+            "quorate {} -> {} after {:.1} s",
+            arguments.join(" "),
+            output
+                .status
+                .code()
+                .map_or("killed".into(), |code| code.to_string()),
+            began.elapsed().as_secs_f64()
+        ));
+        Ok(output)
+    }
+
+    /// Runs the binary and demands success, with what it said when there is none.
+    pub fn succeed(&mut self, arguments: &[&str]) -> Result<Output> {
+        let output = self.quorate(arguments)?;
+        self.check(
+            &format!("`quorate {}` succeeds", arguments.join(" ")),
+            output.status.success(),
+        );
+        if !output.status.success() {
+            bail!(
+                "quorate {} failed ({})\n{}\n{}",
+                arguments.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stdout),
+                tail(&String::from_utf8_lossy(&output.stderr), 60)
+            );
+        }
+        Ok(output)
+    }
+
+    /// Runs the binary and parses its standard output.
+    pub fn json(&mut self, arguments: &[&str]) -> Result<Value> {
+        let output = self.quorate(arguments)?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "quorate {} printed no JSON ({}):\n{}",
+                arguments.join(" "),
+                output.status,
+                tail(&String::from_utf8_lossy(&output.stderr), 40)
+            )
+        })
+    }
+
+    /// Runs a command on a host by `quorate local ssh`, the way a person would.
+    pub fn on_host(&self, file: &str, host: &str, command: &str) -> Result<String> {
+        let output = self.quorate(&["local", "ssh", host, "-f", file, "--", command])?;
+        if !output.status.success() {
+            bail!(
+                "`{command}` on {host} failed ({}): {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// kubectl of the bundle, with a kubeconfig: a judge that shares no code with Quorate.
+    pub fn kubectl(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(self.bundle.join("bin/kubectl"))
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .context("failed to start kubectl")?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {} failed: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Waits for a condition; it is asked four times a second.
+    pub fn wait(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> bool {
+        let until = Instant::now() + within;
+        loop {
+            if holds(self) {
+                self.check(what, true);
+                return true;
+            }
+            if Instant::now() > until {
+                self.check(&format!("{what} within {} s", within.as_secs()), false);
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// What a case must leave as it found it.
+#[derive(Debug, PartialEq, Eq)]
+struct Machine {
+    mounts: BTreeSet<String>,
+    links: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    tables: BTreeSet<String>,
+    sysctls: BTreeSet<String>,
+    processes: BTreeSet<String>,
+}
+
+impl Machine {
+    fn look() -> Self {
+        let lines = |text: String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+        let run = |program: &str, arguments: &[&str]| {
+            Command::new(program)
+                .args(arguments)
+                .output()
+                .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+                .unwrap_or_default()
+        };
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let sysctls = [
+            "net/ipv4/ip_forward",
+            "fs/inotify/max_user_instances",
+            "fs/inotify/max_user_watches",
+        ]
+        .map(|name| {
+            format!(
+                "{name} {}",
+                fs::read_to_string(format!("/proc/sys/{name}"))
+                    .unwrap_or_default()
+                    .trim()
+            )
+        });
+        let links = lines(run("ip", &["-o", "link", "show"]))
+            .iter()
+            .filter_map(|line| {
+                line.split(": ")
+                    .nth(1)
+                    .map(|name| name.split('@').next().unwrap_or(name).to_owned())
+            })
+            .collect();
+        Self {
+            mounts: lines(mounts)
+                .into_iter()
+                .filter(|line| line.contains("quorate"))
+                .collect(),
+            links,
+            cgroups: cgroups(),
+            tables: lines(run("nft", &["list", "tables"])),
+            sysctls: sysctls.into(),
+            processes: lines(run("pgrep", &["-a", "systemd-nspawn"])),
+        }
+    }
+
+    fn differences(&self, after: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (what, before, after) in [
+            ("mount", &self.mounts, &after.mounts),
+            ("link", &self.links, &after.links),
+            ("cgroup", &self.cgroups, &after.cgroups),
+            ("nft table", &self.tables, &after.tables),
+            ("sysctl", &self.sysctls, &after.sysctls),
+            ("process", &self.processes, &after.processes),
+        ] {
+            found.extend(
+                after
+                    .difference(before)
+                    .map(|item| format!("left behind: {what} {item}")),
+            );
+            found.extend(
+                before
+                    .difference(after)
+                    .map(|item| format!("gone: {what} {item}")),
+            );
+        }
+        found
+    }
+}
+
+/// Control groups of ours, two levels deep.
+fn cgroups() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for controller in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        for group in fs::read_dir(controller.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = group.path();
+            if path.is_dir() && path.to_string_lossy().contains("quorate") {
+                found.insert(path.display().to_string());
+            }
+        }
+    }
+    found
+}
