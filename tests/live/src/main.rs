@@ -15,7 +15,7 @@ use stage::Stage;
 const CASES: &[Case] = &[
     Case {
         name: "bring-up",
-        full: false,
+        full: true,
         budget_s: 420,
         about: "three masters founded together, second apply, power-loss drills, everything off and on again",
         run: bring_up::run,
