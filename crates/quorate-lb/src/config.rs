@@ -71,6 +71,9 @@ pub struct Health {
     /// No jitter raises `dead_after` above this.
     #[serde(rename = "dead_after_max_ms", with = "millis")]
     pub dead_after_max: Duration,
+    /// After a backend came up, `dead_after` shrinks from `dead_after_max` to what it is over this time.
+    #[serde(rename = "warm_up_ms", with = "millis")]
+    pub warm_up: Duration,
     /// From one `GET /readyz` to the next.
     #[serde(rename = "readyz_interval_ms", with = "millis")]
     pub readyz_interval: Duration,
@@ -103,10 +106,12 @@ impl Default for Health {
             suspect_after: Duration::from_millis(20),
             // Twice that worst answer. With the interval: a silent backend is known in 45 to 65 ms.
             dead_after: Duration::from_millis(45),
-            dead_after_max: Duration::from_millis(300),
+            // A machine several times overloaded answers this late at times; past it, it is no use.
+            dead_after_max: Duration::from_secs(1),
+            warm_up: Duration::from_secs(10),
             readyz_interval: Duration::from_millis(500),
             readyz_timeout: Duration::from_secs(2),
-            dial_timeout: Duration::from_secs(1),
+            dial_timeout: Duration::from_secs(2),
             redial_interval: Duration::from_millis(250),
             // One good answer put half-ready masters back too early elsewhere; three ended that.
             rise: 3,

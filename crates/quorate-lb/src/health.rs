@@ -93,6 +93,8 @@ pub struct Rules {
     pub dead_after: Duration,
     /// See [`Health::dead_after_max`].
     pub dead_after_max: Duration,
+    /// See [`Health::warm_up`].
+    pub warm_up: Duration,
     /// See [`Health::rise`].
     pub rise: u32,
 }
@@ -104,6 +106,7 @@ impl Rules {
             suspect_after: health.suspect_after,
             dead_after: health.dead_after,
             dead_after_max: health.dead_after_max,
+            warm_up: health.warm_up,
             rise: health.rise,
         }
     }
@@ -116,6 +119,8 @@ pub struct Tracker {
     since: Duration,
     /// Whether it was ever up: the first start is let in at once, a return is not.
     seen: bool,
+    /// When it last came up; a suspicion in between does not count.
+    up_since: Option<Duration>,
     /// Whether the last `/readyz` on the present connection was 200.
     ready: bool,
     /// Good `/readyz` in a row.
@@ -130,6 +135,7 @@ impl Tracker {
             state: State::Unknown,
             since: now,
             seen: false,
+            up_since: None,
             ready: false,
             good: 0,
             jitter: Jitter::default(),
@@ -161,18 +167,29 @@ impl Tracker {
         self.jitter.smoothed()
     }
 
-    /// The limits in force: the configured ones, raised by the lateness seen lately.
+    /// The limits in force: the configured ones, raised by the lateness seen lately, and while little
+    /// was seen yet: a server that has just started is slow, and nobody knows yet what is usual here.
     pub(crate) fn limits(&self, rules: &Rules, now: Duration) -> Limits {
-        self.jitter.limits(
-            rules.suspect_after,
-            rules.dead_after,
-            rules.dead_after_max,
-            now,
-        )
+        let warm = match self.up_since {
+            Some(_) if rules.warm_up.is_zero() => 1.0,
+            Some(since) => now
+                .saturating_sub(since)
+                .div_duration_f64(rules.warm_up)
+                .min(1.0),
+            None if rules.warm_up.is_zero() => 1.0,
+            None => 0.0,
+        };
+        let least = rules.dead_after_max.mul_f64(1.0 - warm);
+        let dead = rules.dead_after.max(least);
+        self.jitter
+            .limits(rules.suspect_after, dead, rules.dead_after_max, now)
     }
 
     fn enter(&mut self, state: State, now: Duration) {
         if self.state != state {
+            if state == State::Up && self.state != State::Suspect {
+                self.up_since = Some(now);
+            }
             self.state = state;
             self.since = now;
         }

@@ -6,9 +6,12 @@ use std::time::Duration;
 /// remembered, short enough that one bad hour does not slow detection for a day.
 const HALF_LIFE: Duration = Duration::from_secs(300);
 
-/// A backend is suspect past this multiple of the worst answer remembered, dead past the other.
-const SUSPECT_FACTOR: f64 = 1.25;
+/// A backend is dead past this multiple of the worst answer remembered.
 const DEAD_FACTOR: f64 = 2.0;
+
+/// It is suspect past this multiple of the usual answer: a wrong suspicion costs nothing, so that the
+/// worst does not matter.
+const SUSPECT_FACTOR: u32 = 4;
 
 /// The worst answer seen, fading.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -59,9 +62,10 @@ impl Jitter {
         now: Duration,
     ) -> Limits {
         let worst = self.worst(now);
+        let usual = self.smoothed.unwrap_or_default();
         let dead = dead.max(worst.mul_f64(DEAD_FACTOR)).min(dead_max);
         Limits {
-            suspect: suspect.max(worst.mul_f64(SUSPECT_FACTOR)).min(dead),
+            suspect: suspect.max(usual * SUSPECT_FACTOR).min(dead),
             dead,
         }
     }
@@ -92,15 +96,12 @@ mod tests {
     #[test]
     fn a_burst_raises_the_limits_and_is_forgotten_slowly() {
         let mut jitter = Jitter::default();
+        jitter.answered(MS(1), MS(0));
         jitter.answered(MS(40), MS(0));
         let limits = |jitter: &Jitter, now| jitter.limits(MS(20), MS(45), MS(300), now);
-        assert_eq!(
-            limits(&jitter, MS(0)),
-            Limits {
-                suspect: MS(50),
-                dead: MS(80)
-            }
-        );
+        assert_eq!(limits(&jitter, MS(0)).dead, MS(80));
+        // One late answer hardly changes the usual one: the suspicion stays quick.
+        assert!(limits(&jitter, MS(0)).suspect < MS(24));
         // Good answers do not erase it at once.
         jitter.answered(MS(1), MS(1000));
         assert!(limits(&jitter, MS(1000)).dead > MS(79));

@@ -191,4 +191,30 @@ mod tests {
             "{text}"
         );
     }
+
+    /// A key systemd does not know is only a warning to it, and a protection that is not there.
+    #[test]
+    fn systemd_knows_every_key_of_the_unit() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("quorate-lb.service");
+        std::fs::write(
+            &file,
+            unit(Path::new("/bin/true"), Path::new("/etc/quorate/lb.json")),
+        )
+        .expect("written");
+        let verify = std::process::Command::new("systemd-analyze")
+            .arg("verify")
+            .arg(&file)
+            .output();
+        let output = match verify {
+            Ok(output) => output,
+            Err(err) if std::env::var_os("CI").is_none() => {
+                eprintln!("SKIPPED: systemd-analyze does not run ({err})");
+                return;
+            }
+            Err(err) => panic!("systemd-analyze does not run: {err}"),
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("quorate-lb.service"), "{said}");
+    }
 }

@@ -142,6 +142,7 @@ impl Config {
                 ms(10),
                 s(300),
             ),
+            ("health.warm_up_ms", health.warm_up, ms(0), s(3600)),
             (
                 "health.readyz_interval_ms",
                 health.readyz_interval,

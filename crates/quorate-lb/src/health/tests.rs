@@ -5,6 +5,7 @@ const RULES: Rules = Rules {
     suspect_after: MS_20,
     dead_after: MS_45,
     dead_after_max: MS_300,
+    warm_up: Duration::ZERO,
     rise: 3,
 };
 const MS_20: Duration = Duration::from_millis(20);
@@ -280,23 +281,54 @@ fn a_dead_one_is_reset_once() {
 #[test]
 fn lateness_seen_before_raises_the_limits() {
     let mut tracker = Tracker::new(MS(0));
-    for event in [Event::Ready, Event::Answered { rtt: MS(40) }] {
+    let answered = |rtt| Event::Answered { rtt: MS(rtt) };
+    for event in [Event::Ready, answered(1), answered(40)] {
         (tracker, _) = step(tracker, event, MS(0), &RULES);
     }
-    let silent = |lasted| Event::Silent {
-        lasted: MS(lasted),
+    let after = |lasted| {
+        let silent = Event::Silent {
+            lasted: MS(lasted),
+            others_answer: true,
+        };
+        step(tracker, silent, MS(50), &RULES).0.state()
+    };
+    assert_eq!(after(22), State::Up);
+    assert_eq!(after(25), State::Suspect);
+    assert_eq!(after(79), State::Suspect);
+    assert_eq!(after(81), State::Dead);
+}
+
+#[test]
+fn one_that_just_came_up_is_given_time() {
+    let rules = Rules {
+        warm_up: MS(10_000),
+        ..RULES
+    };
+    let (mut tracker, _) = step(Tracker::new(MS(0)), Event::Ready, MS(1000), &rules);
+    let dead = |tracker: &Tracker, at| tracker.limits(&rules, MS(at)).dead;
+    assert_eq!(dead(&tracker, 1000), MS(300));
+    assert_eq!(dead(&tracker, 6000), MS(150));
+    assert_eq!(dead(&tracker, 11_000), MS(45));
+    // The suspicion stays quick, and does not begin the time anew.
+    assert_eq!(tracker.limits(&rules, MS(1000)).suspect, MS(20));
+    let silent = Event::Silent {
+        lasted: MS(20),
         others_answer: true,
     };
+    for event in [silent, Event::Ready] {
+        (tracker, _) = step(tracker, event, MS(5000), &rules);
+    }
+    assert_eq!(dead(&tracker, 6000), MS(150));
+    // A death does.
+    let silent = Event::Silent {
+        lasted: MS(300),
+        others_answer: true,
+    };
+    for event in [silent, Event::Ready, Event::Ready, Event::Ready] {
+        (tracker, _) = step(tracker, event, MS(20_000), &rules);
+    }
     assert_eq!(
-        step(tracker, silent(45), MS(50), &RULES).0.state(),
-        State::Up
-    );
-    assert_eq!(
-        step(tracker, silent(51), MS(50), &RULES).0.state(),
-        State::Suspect
-    );
-    assert_eq!(
-        step(tracker, silent(81), MS(50), &RULES).0.state(),
-        State::Dead
+        (tracker.state(), dead(&tracker, 20_000)),
+        (State::Up, MS(300))
     );
 }

@@ -24,7 +24,10 @@ fn rig(count: u8) -> Rig {
             .expect("not poisoned")
             .push(backend.name.clone());
     });
-    let rules = Rules::of(&Health::default());
+    let rules = Rules {
+        warm_up: MS(0),
+        ..Rules::of(&Health::default())
+    };
     let pool = Arc::new(Pool::new(rules, Arc::new(RouteTable::new(routes)), reset));
     for slot in 0..count {
         let name = char::from(b'a' + slot).to_string();

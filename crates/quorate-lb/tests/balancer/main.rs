@@ -58,6 +58,7 @@ impl Rig {
                 suspect_after: ms(1000),
                 dead_after: ms(2000),
                 dead_after_max: ms(4000),
+                warm_up: ms(0),
                 dial_timeout: ms(4000),
                 readyz_interval: ms(100),
                 readyz_timeout: ms(10_000),
