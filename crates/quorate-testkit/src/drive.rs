@@ -1,10 +1,10 @@
 //! One operator's run as the command line makes it: look, plan, lint, run. Start at [`apply`].
 
-use quorate_exec::{StopSignal, observe, run};
+use quorate_exec::{StopSignal, World as Seams, observe, run};
 use quorate_plan::{Event, Intent, Operator, Plan, Planning, event::Verdict, lint::lint, plan};
 
 use crate::{
-    memory::{Script, Shared},
+    memory::{MemoryHosts, MemoryInfra, Script, Shared},
     render,
 };
 
@@ -19,8 +19,6 @@ pub struct Run {
     pub events: Vec<Event>,
     /// Effects it asked for.
     pub effects: u64,
-    /// What the lint found in its plan: always a bug.
-    pub findings: Vec<String>,
 }
 
 impl Run {
@@ -38,44 +36,62 @@ impl Run {
             approved: Plan::default(),
             events: Vec::new(),
             effects: 0,
-            findings: Vec::new(),
         }
     }
 }
 
-/// Looks, plans, approves whatever was planned, and runs it.
-pub async fn apply(shared: &Shared, intent: &Intent, operator: Operator, script: Script) -> Run {
-    let (seams, handle) = shared.operator(operator.clone(), script);
-    let seen = observe(&seams, intent).await;
+/// Looks and plans, and approves whatever was planned.
+///
+/// # Errors
+/// The refusal, as the end of a run that did not begin.
+///
+/// # Panics
+/// When the lint finds something in the plan: always a bug of the planner.
+pub async fn approve(
+    seams: &Seams<MemoryHosts, MemoryInfra>,
+    intent: &Intent,
+) -> Result<Plan, Verdict> {
+    let seen = observe(seams, intent).await;
     let Planning {
         plan,
         waiting: _,
         refused,
     } = plan(intent, &seen);
     if !refused.is_empty() {
-        return Run::ended(Verdict::Refused { refusals: refused });
+        return Err(Verdict::Refused { refusals: refused });
     }
-    let findings: Vec<String> = lint(&plan, &seen)
-        .iter()
-        .map(|finding| format!("{finding}\n{}", render::plan(&plan)))
-        .collect();
+    let findings = lint(&plan, &seen);
+    assert!(
+        findings.is_empty(),
+        "the lint finds {findings:?} in\n{}",
+        render::plan(&plan)
+    );
+    Ok(plan)
+}
+
+/// Looks, plans, approves whatever was planned, and runs it.
+pub async fn apply(shared: &Shared, intent: &Intent, operator: Operator, script: Script) -> Run {
+    let (seams, handle) = shared.operator(operator.clone(), script);
+    let approved = match approve(&seams, intent).await {
+        Ok(approved) => approved,
+        Err(verdict) => return Run::ended(verdict),
+    };
     let stop = StopSignal::new();
     let mut events = Vec::new();
     let mut emit = |event| events.push(event);
     let verdict = tokio::select! {
         biased;
         () = handle.killed() => None,
-        verdict = run(&plan, intent, &seams, &operator, &stop, &mut emit) => Some(verdict),
+        verdict = run(&approved, intent, &seams, &operator, &stop, &mut emit) => Some(verdict),
     };
     if verdict.is_some() {
         handle.kill();
     }
     Run {
         verdict,
-        approved: plan,
+        approved,
         events,
         effects: handle.effects(),
-        findings,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod invariant;
 pub mod memory;
 pub mod render;
 pub mod rng;
+pub mod story;
 pub mod walk;
 
 pub mod world;

@@ -3,13 +3,18 @@
 //!
 //! `QUORATE_SEEDS` says how many seeds (300 unless told), `QUORATE_SEED` replays one of them with its whole story.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use quorate_plan::{Intent, NodeName, event::Verdict, spec::BringUp};
+use quorate_plan::{
+    Intent, NodeName,
+    assessment::{Health, assess},
+    event::Verdict,
+    spec::BringUp,
+};
 use quorate_testkit::{
     World,
     drive::{Run, apply},
-    fixture::{Cluster, operator},
+    fixture::{Cluster, node, operator},
     invariant,
     memory::{Fault, Script, Shared},
     render,
@@ -22,8 +27,11 @@ const TROUBLED_RUNS: u32 = 3;
 /// Operators who try when the faults have stopped: starting machines, and then the rest, takes two.
 const QUIET_RUNS: u32 = 4;
 
-/// More effects than a run without faults asks for.
-const EFFECTS: u64 = 110;
+/// The number of an effect: of any in a whole bring-up, or of an early one, which later runs have too.
+fn effect(rng: &mut Rng) -> u64 {
+    let below = *rng.one_of(&[12, 40, 110]);
+    1 + rng.below(below)
+}
 
 /// One seed's situation: what is there, and what is wanted.
 fn situation(rng: &mut Rng) -> (Cluster, Option<Cluster>) {
@@ -51,7 +59,7 @@ fn time(rng: &mut Rng) -> Duration {
 /// Faults of one operator's run.
 fn script(rng: &mut Rng, nodes: &[NodeName]) -> Script {
     let mut script = Script::none();
-    for _ in 0..=rng.below(4) {
+    for _ in 0..=rng.below(5) {
         let node = rng.one_of(nodes).clone();
         let fault = match rng.below(10) {
             0 => Fault::KillBefore,
@@ -64,8 +72,8 @@ fn script(rng: &mut Rng, nodes: &[NodeName]) -> Script {
             8 => Fault::Freeze(node, time(rng)),
             _ => Fault::Stale(node, time(rng)),
         };
-        let effect = 1 + rng.below(EFFECTS);
-        script.0.entry(effect).or_default().push(fault);
+        let effect = effect(rng);
+        script.at.entry(effect).or_default().push(fault);
     }
     script
 }
@@ -74,14 +82,12 @@ fn script(rng: &mut Rng, nodes: &[NodeName]) -> Script {
 struct Story {
     lines: Vec<String>,
     trouble: Vec<String>,
+    end: &'static str,
 }
 
 impl Story {
     fn tell(&mut self, run: &Run, number: u32) {
         self.lines.push(format!("run {number}: {}", run.text()));
-        for finding in &run.findings {
-            self.trouble.push(format!("lint: {finding}"));
-        }
     }
 }
 
@@ -90,6 +96,7 @@ async fn play(seed: u64) -> Story {
     let mut story = Story {
         lines: Vec::new(),
         trouble: Vec::new(),
+        end: "nowhere",
     };
     let (cluster, before) = situation(&mut rng);
     let intent = cluster.intent();
@@ -105,8 +112,19 @@ async fn play(seed: u64) -> Story {
     }
     let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
     let shared = Shared::new(world);
+    // Nobody brings lost data back: then a refusal is the right end.
+    let loses = rng
+        .once_in(5)
+        .then(|| 1 + rng.below(u64::from(TROUBLED_RUNS)));
     for number in 1..=TROUBLED_RUNS {
-        let script = script(&mut rng, &nodes);
+        let mut script = script(&mut rng, &nodes);
+        if loses == Some(u64::from(number)) {
+            let master = rng.one_of(&["cp-1", "cp-2", "cp-3"].map(node)).clone();
+            if nodes.contains(&master) {
+                let faults = script.at.entry(effect(&mut rng)).or_default();
+                faults.push(Fault::LoseData(master));
+            }
+        }
         let run = apply(&shared, &intent, operator(number), script).await;
         story.tell(&run, number);
     }
@@ -122,24 +140,31 @@ async fn play(seed: u64) -> Story {
             break;
         }
     }
-    judge(&shared, &intent, end, &mut story);
+    let lost = shared
+        .log()
+        .iter()
+        .any(|line| line.contains("lost its data"));
+    judge(&shared, &intent, end, lost, &mut story);
     story.lines.extend(shared.log());
     story
 }
 
-fn judge(shared: &Shared, intent: &Intent, end: Option<Verdict>, story: &mut Story) {
+fn judge(shared: &Shared, intent: &Intent, end: Option<Verdict>, lost: bool, story: &mut Story) {
     story.trouble.extend(shared.violations());
     story.trouble.extend(invariant::violations(&shared.world()));
     match end {
         Some(Verdict::Done) => {
+            story.end = "done";
             let seen = shared.world().observe(intent);
-            let judged = quorate_plan::assessment::assess(intent, &seen);
-            if judged.health != quorate_plan::assessment::Health::Healthy {
+            let judged = assess(intent, &seen);
+            if judged.health != Health::Healthy {
                 story
                     .trouble
                     .push(format!("done, and yet {}", render::assessment(&judged)));
             }
         }
+        Some(Verdict::Refused { .. }) if lost => story.end = "refused, with data lost",
+        Some(Verdict::Failed { .. }) if lost => story.end = "failed, with data lost",
         end => story.trouble.push(format!(
             "the faults stopped and it ended with {}",
             end.map_or_else(|| "a killed run".into(), |end| render::verdict(&end))
@@ -175,34 +200,33 @@ fn whole_procedures_survive_random_faults() {
     }
     let seeds = number_from("QUORATE_SEEDS").unwrap_or(300);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let mut failed: Vec<(u64, String)> = std::thread::scope(|scope| {
+    let mut played: Vec<(u64, Story)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|first| {
-                scope.spawn(move || {
-                    (first..seeds)
-                        .step_by(threads as usize)
-                        .map(|seed| (seed, play_alone(seed).trouble))
-                        .filter(|(_, trouble)| !trouble.is_empty())
-                        .map(|(seed, trouble)| (seed, trouble.join("; ")))
-                        .collect::<Vec<_>>()
-                })
+                let own = (first..seeds).step_by(threads as usize);
+                scope.spawn(move || own.map(|seed| (seed, play_alone(seed))).collect::<Vec<_>>())
             })
             .collect();
         let played = workers.into_iter().map(|worker| worker.join());
         played
-            .flat_map(|failed| failed.expect("a seed panicked: see above"))
+            .flat_map(|stories| stories.expect("a seed panicked: see above"))
             .collect()
     });
-    failed.sort();
-    let shown: Vec<String> = failed
+    played.sort_by_key(|(seed, _)| *seed);
+    let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
+    for (_, story) in &played {
+        *ends.entry(story.end).or_default() += 1;
+    }
+    println!("{seeds} seeds: {ends:?}");
+    let failed: Vec<String> = played
         .iter()
-        .take(40)
-        .map(|(seed, trouble)| format!("seed {seed}: {trouble}"))
+        .filter(|(_, story)| !story.trouble.is_empty())
+        .map(|(seed, story)| format!("seed {seed}: {}", story.trouble.join("; ")))
         .collect();
     assert!(
         failed.is_empty(),
         "{} of {seeds} seeds failed; replay one with QUORATE_SEED=N cargo test -p quorate-testkit --test simulation\n{}",
         failed.len(),
-        shown.join("\n")
+        failed[..failed.len().min(40)].join("\n")
     );
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Due, Fault, Inner, Script, Shared, Stale, TICK};
-use crate::world::ActError;
+use crate::{invariant::violations, world::ActError};
 
 /// One way over the network.
 const LATENCY: Duration = Duration::from_millis(20);
@@ -126,7 +126,11 @@ impl Process {
         self.alive().await;
     }
 
+    /// Comes back when the machine is awake, and never when the process has ended.
     async fn alive(&self) {
+        while self.asleep.get() {
+            self.woken.notified().await;
+        }
         if self.dead.get() {
             std::future::pending::<()>().await;
         }
@@ -137,16 +141,17 @@ impl Process {
         self.alive().await;
         self.effects.set(self.effects.get() + 1);
         let number = self.effects.get();
-        let faults = self.script.borrow_mut().0.remove(&number);
+        let place = node.map_or_else(|| "this machine".to_owned(), NodeName::to_string);
+        let line = format!("{place}: {what}");
+        let faults = self.script.borrow_mut().take(number, &line);
         {
             let mut inner = self.shared.now();
             inner.effects += 1;
-            let place = node.map_or_else(|| "this machine".to_owned(), NodeName::to_string);
-            let line = format!("{} #{number} {place}: {what}", self.operator.run);
-            inner.log.push(line);
+            let run = &self.operator.run;
+            inner.log.push(format!("{run} #{number} {line}"));
         }
         let mut fate = Fate::default();
-        for fault in faults.unwrap_or_default() {
+        for fault in faults {
             self.shared.now().log.push(format!("  {fault:?}"));
             match fault {
                 Fault::KillBefore => {
@@ -163,9 +168,11 @@ impl Process {
                         self.shared.now().unreachable.insert(node.clone(), until);
                     }
                 }
-                Fault::PowerCut(..) | Fault::Isolate(..) | Fault::Freeze(..) | Fault::Stale(..) => {
-                    befall(&mut self.shared.now(), fault);
-                }
+                Fault::PowerCut(..)
+                | Fault::Isolate(..)
+                | Fault::Freeze(..)
+                | Fault::Stale(..)
+                | Fault::LoseData(_) => befall(&mut self.shared.now(), fault),
             }
         }
         fate
@@ -175,9 +182,7 @@ impl Process {
         self.asleep.set(true);
         self.hang_up();
         self.fell_asleep.notify_waiters();
-        while self.asleep.get() {
-            self.woken.notified().await;
-        }
+        self.alive().await;
     }
 
     fn die(&self) {
@@ -244,10 +249,17 @@ fn befall(inner: &mut Inner, fault: Fault) {
     match fault {
         Fault::PowerCut(node, time) => {
             inner.world.power_off(&node);
-            if let Some(job) = inner.jobs.remove(&node) {
-                inner.ends.insert(job.number, Err(ActError::Gone));
-            }
+            drop_job(inner, &node);
             inner.later(time, Due::PowerOn(node));
+        }
+        Fault::LoseData(node) => {
+            let mut after = inner.world.clone();
+            after.lose_etcd_data(&node);
+            if violations(&after).is_empty() {
+                inner.world = after;
+                inner.log.push(format!("  {node} lost its data"));
+                drop_job(inner, &node);
+            }
         }
         Fault::Isolate(node, time) => {
             inner.world.machine_mut(&node).isolated = true;
@@ -281,6 +293,13 @@ fn befall(inner: &mut Inner, fault: Fault) {
     inner.judge();
 }
 
+/// What a host had in hand ends with its power.
+fn drop_job(inner: &mut Inner, node: &NodeName) {
+    if let Some(job) = inner.jobs.remove(node) {
+        inner.ends.insert(job.number, Err(ActError::Gone));
+    }
+}
+
 impl Shared {
     /// Lets a fault of the world happen now.
     ///
@@ -312,7 +331,7 @@ fn host_error(node: &NodeName, error: ActError) -> HostError {
 
 impl Hosts for MemoryHosts {
     async fn report(&self, on: &NodeName) -> Seen<HostReport> {
-        sleep(LATENCY).await;
+        self.0.pass(LATENCY).await;
         if self.0.shared.now().silent(on) {
             sleep(SILENCE).await;
             return Seen::Unknown(Missing::no_answer(format!("host {on}"), "no answer"));

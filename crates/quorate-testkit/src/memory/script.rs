@@ -27,11 +27,20 @@ pub enum Fault {
     Freeze(NodeName, Duration),
     /// Looks at a machine tell what is so now, for that long.
     Stale(NodeName, Duration),
+    /// A machine boots, and the volume with etcd's data does not come with it. Held back where the data of a majority would be gone with
+    /// it: nobody promises anything then.
+    LoseData(NodeName),
 }
 
-/// Faults by the number of the operator's effect, from 1: what it asks hosts and the provider to do, taking fences and sealing included.
+/// Faults of one operator's run: by the number of its effect, from 1 (what it asks hosts and the provider to do, taking fences and
+/// sealing included), and by words of the effect, for the first one that has them.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Script(pub BTreeMap<u64, Vec<Fault>>);
+pub struct Script {
+    /// By number.
+    pub at: BTreeMap<u64, Vec<Fault>>,
+    /// By words.
+    pub on: Vec<(String, Fault)>,
+}
 
 impl Script {
     /// Nothing goes wrong.
@@ -39,8 +48,34 @@ impl Script {
         Self::default()
     }
 
-    /// One fault.
+    /// One fault at the effect of that number.
     pub fn at(effect: u64, fault: Fault) -> Self {
-        Self([(effect, vec![fault])].into())
+        Self {
+            at: [(effect, vec![fault])].into(),
+            on: Vec::new(),
+        }
+    }
+
+    /// One fault at the first effect that has these words: `cp-1: etcd has a learner for cp-2`.
+    pub fn on(words: &str, fault: Fault) -> Self {
+        Self {
+            at: BTreeMap::new(),
+            on: vec![(words.to_owned(), fault)],
+        }
+    }
+
+    /// What goes wrong at this effect; each fault happens once.
+    pub(super) fn take(&mut self, effect: u64, line: &str) -> Vec<Fault> {
+        let mut faults = self.at.remove(&effect).unwrap_or_default();
+        let (now, later) = std::mem::take(&mut self.on)
+            .into_iter()
+            .partition(|(words, _)| line.contains(words.as_str()));
+        self.on = later;
+        faults.extend(
+            Vec::from_iter(now)
+                .into_iter()
+                .map(|(_, fault): (String, Fault)| fault),
+        );
+        faults
     }
 }

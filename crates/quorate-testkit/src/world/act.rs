@@ -84,8 +84,11 @@ impl World {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);
+        if request.fence < fencing.highest {
+            return Err(Self::outranked(&fencing, request.fence).into());
+        }
         let in_force = fencing.claim.as_ref().map(|claim| claim.fence);
-        if request.fence >= fencing.highest && in_force != Some(request.fence) {
+        if in_force != Some(request.fence) {
             return Err(failed(format!(
                 "expected token {} to be granted on this host",
                 request.fence

@@ -105,7 +105,7 @@ impl World {
         Ok(())
     }
 
-    fn outranked(fencing: &Fencing, token: Fence) -> Refusal {
+    pub(super) fn outranked(fencing: &Fencing, token: Fence) -> Refusal {
         Refusal::Fenced {
             token,
             highest: fencing.highest,

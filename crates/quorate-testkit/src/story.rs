@@ -1,0 +1,302 @@
+//! Operators' stories: a file of prose, commands and what they print, driven against a world in memory. Start at [`tell`].
+//!
+//! A line that begins with `#` is prose, one that begins with `> ` is a command, and the lines after a command are what it prints. `tell`
+//! runs the commands and gives the file back with what they print now: it is the same file when nothing changed.
+//!
+//! | command | does |
+//! |---|---|
+//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local` | writes the cluster file; machines that are new in it get known |
+//! | `plan`, `status` | what they say |
+//! | `apply [as NAME] [FAULT WORDS]` | runs the plan; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
+//! | `wake NAME` | the machine of an operator that slept goes on |
+//! | `power-off HOST`, `power-on HOST`, `freeze HOST`, `thaw HOST` | as it says |
+//! | `old-data HOST` | data of a forgotten cluster lies on the host |
+//! | `lose-etcd-data HOST` | its data directory is empty after a power cycle |
+//! | `wait SECONDS` | time passes |
+//! | `members` | etcd's members, as it has them |
+//! | `remember`, `compare` | what lasts of the world is the same as at `remember` |
+
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, rc::Rc, time::Duration};
+
+use quorate_exec::observe;
+use quorate_plan::{
+    Event, Intent, Operator, assessment::assess, event::Verdict, plan, spec::BringUp,
+};
+use tokio::task::JoinHandle;
+
+use crate::{
+    World,
+    drive::approve,
+    fixture::{Cluster, node},
+    memory::{Fault, OperatorHandle, Script, Shared},
+    render,
+    world::{ClusterId, machine::EtcdDisk},
+};
+
+/// Runs a story and gives it back with what its commands print now. Needs a [`tokio::task::LocalSet`].
+///
+/// # Panics
+/// When a line is no command: the story's author wants to know.
+pub async fn tell(text: &str) -> String {
+    let mut out = String::new();
+    let mut stage = Stage::default();
+    let mut in_output = false;
+    for line in text.lines() {
+        if let Some(command) = line.strip_prefix("> ") {
+            in_output = true;
+            writeln!(out, "{line}").expect("a String takes everything");
+            out.push_str(&stage.act(command).await);
+        } else if line.is_empty() || line.starts_with('#') {
+            in_output = false;
+            writeln!(out, "{line}").expect("a String takes everything");
+        } else {
+            assert!(
+                in_output,
+                "`{line}` is neither prose nor a command's output"
+            );
+        }
+    }
+    out
+}
+
+/// An operator whose machine sleeps.
+struct Sleeper {
+    handle: OperatorHandle,
+    run: JoinHandle<Verdict>,
+    told: Rc<RefCell<Vec<Event>>>,
+}
+
+#[derive(Default)]
+struct Stage {
+    cluster: Cluster,
+    shared: Option<Shared>,
+    runs: u32,
+    sleepers: BTreeMap<String, Sleeper>,
+    remembered: Option<String>,
+}
+
+impl Stage {
+    fn shared(&self) -> &Shared {
+        self.shared
+            .as_ref()
+            .expect("a story begins with the cluster file")
+    }
+
+    fn intent(&self) -> Intent {
+        self.cluster.intent()
+    }
+
+    async fn act(&mut self, command: &str) -> String {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let argument = |at: usize| {
+            *words
+                .get(at)
+                .unwrap_or_else(|| panic!("`{command}` lacks a word"))
+        };
+        let on = || node(argument(1));
+        match words[0] {
+            "cluster" => self.write_file(&words[1..]),
+            "plan" => self.plan().await,
+            "apply" => self.apply(&words[1..]).await,
+            "wake" => self.wake(argument(1)).await,
+            "status" => self.status().await,
+            "power-off" => self.change(|world| world.power_off(&on())),
+            "power-on" => self.change(|world| world.power_on(&on())),
+            "freeze" => self.change(|world| world.freeze(&on())),
+            "thaw" => self.change(|world| world.thaw(&on())),
+            "lose-etcd-data" => self.change(|world| world.lose_etcd_data(&on())),
+            "old-data" => self.change(|world| {
+                world.machine_mut(&on()).disk.etcd = Some(EtcdDisk {
+                    cluster: ClusterId(0xbad),
+                    member: "bad".parse().expect("an ID"),
+                    index: 1,
+                });
+            }),
+            "wait" => {
+                let seconds = argument(1).parse().expect("a number of seconds");
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                String::new()
+            }
+            "members" => self.members(),
+            "remember" => {
+                self.remembered = Some(render::lasting(&self.shared().world()));
+                String::new()
+            }
+            "compare" => {
+                let then = self.remembered.as_ref().expect("`remember` comes first");
+                let now = render::lasting(&self.shared().world());
+                match render::first_difference(then, &now) {
+                    None => "the same\n".into(),
+                    Some(difference) => format!("different:\n{difference}\n"),
+                }
+            }
+            _ => panic!("`{command}` is no command"),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) -> String {
+        self.shared().change(change);
+        String::new()
+    }
+
+    fn write_file(&mut self, words: &[&str]) -> String {
+        for word in words {
+            let (key, value) = word.split_once('=').expect("key=value");
+            let number = || value.parse().expect("a number");
+            match (key, value) {
+                ("masters", _) => self.cluster.masters = number(),
+                ("workers", _) => self.cluster.workers = number(),
+                ("balancers", _) => self.cluster.balancers = number(),
+                ("bring-up", "together") => self.cluster.bring_up = BringUp::Together,
+                ("bring-up", "one-by-one") => self.cluster.bring_up = BringUp::OneByOne,
+                ("hosts", "local") => self.cluster.local = true,
+                ("hosts", "given") => self.cluster.local = false,
+                _ => panic!("`{word}` is nothing a cluster file says"),
+            }
+        }
+        let spec = self.cluster.spec();
+        match &self.shared {
+            Some(shared) => shared.change(|world| world.know(&spec)),
+            None => self.shared = Some(Shared::new(World::new(&spec))),
+        }
+        String::new()
+    }
+
+    fn operator(&mut self, name: &str) -> Operator {
+        self.runs += 1;
+        Operator {
+            user: name.into(),
+            machine: "laptop".into(),
+            pid: 1000 + self.runs,
+            run: format!("run-{}", self.runs),
+        }
+    }
+
+    async fn plan(&mut self) -> String {
+        let intent = self.intent();
+        let operator = self.operator("ada");
+        let (seams, _handle) = self.shared().operator(operator, Script::none());
+        let planning = plan(&intent, &observe(&seams, &intent).await);
+        render::planning(&planning)
+    }
+
+    async fn status(&mut self) -> String {
+        let intent = self.intent();
+        let operator = self.operator("ada");
+        let (seams, _handle) = self.shared().operator(operator, Script::none());
+        render::assessment(&assess(&intent, &observe(&seams, &intent).await))
+    }
+
+    async fn apply(&mut self, words: &[&str]) -> String {
+        let mut words = words;
+        let mut name = "ada";
+        if let ["as", who, rest @ ..] = words {
+            (name, words) = (who, rest);
+        }
+        let script = match words {
+            [] => Script::none(),
+            [what, at @ ..] => {
+                let fault = match *what {
+                    "kill-before" => Fault::KillBefore,
+                    "kill-during" => Fault::KillDuring,
+                    "kill-after" => Fault::KillAfter,
+                    "drop-reply" => Fault::DropReply,
+                    "sleep-before" => Fault::Sleep,
+                    other => panic!("`{other}` is nothing that apply knows"),
+                };
+                assert!(!at.is_empty(), "`{what}` needs the words of an effect");
+                Script::on(&at.join(" "), fault)
+            }
+        };
+        let (name, intent, operator) = (name.to_owned(), self.intent(), self.operator(name));
+        let (seams, handle) = self.shared().operator(operator.clone(), script);
+        let approved = match approve(&seams, &intent).await {
+            Ok(approved) => approved,
+            Err(refused) => return format!("{}\n", render::verdict(&refused)),
+        };
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let run = tokio::task::spawn_local({
+            let told = told.clone();
+            async move {
+                let stop = quorate_exec::StopSignal::new();
+                let mut emit = |event| told.borrow_mut().push(event);
+                quorate_exec::run(&approved, &intent, &seams, &operator, &stop, &mut emit).await
+            }
+        });
+        let mut sleeper = Sleeper { handle, run, told };
+        let handle = sleeper.handle.clone();
+        let verdict = tokio::select! {
+            biased;
+            () = handle.killed() => None,
+            () = handle.asleep() => {
+                let said = said(&sleeper.told, None, &format!("{name}'s machine sleeps"));
+                self.sleepers.insert(name, sleeper);
+                return said;
+            }
+            verdict = &mut sleeper.run => Some(verdict.expect("a run does not panic")),
+        };
+        sleeper.run.abort();
+        sleeper.handle.kill();
+        let end = match &verdict {
+            Some(verdict) => render::verdict(verdict),
+            None => "killed".into(),
+        };
+        said(&sleeper.told, verdict.as_ref(), &end)
+    }
+
+    async fn wake(&mut self, name: &str) -> String {
+        let sleeper = self
+            .sleepers
+            .remove(name)
+            .unwrap_or_else(|| panic!("{name} does not sleep"));
+        sleeper.told.borrow_mut().clear();
+        sleeper.handle.wake();
+        let verdict = sleeper.run.await.expect("a run does not panic");
+        sleeper.handle.kill();
+        said(&sleeper.told, Some(&verdict), &render::verdict(&verdict))
+    }
+
+    fn members(&self) -> String {
+        let mut out = String::new();
+        let world = self.shared().world();
+        for (id, cluster) in &world.clusters {
+            let leads = if cluster.leader.is_some() {
+                "led"
+            } else {
+                "without a leader"
+            };
+            writeln!(out, "cluster {id}, {leads}").expect("a String takes everything");
+            let mut members: Vec<_> = cluster.members.values().collect();
+            members.sort_by_key(|member| &member.peer_url);
+            for member in members {
+                let kind = if member.learner { "learner" } else { "voter" };
+                let name = if member.name.is_empty() {
+                    "never started"
+                } else {
+                    &member.name
+                };
+                writeln!(out, "  {kind} {name} at {}", member.peer_url)
+                    .expect("a String takes everything");
+            }
+        }
+        if out.is_empty() {
+            out.push_str("no etcd\n");
+        }
+        out
+    }
+}
+
+/// The stages that began, and the end.
+fn said(told: &RefCell<Vec<Event>>, verdict: Option<&Verdict>, end: &str) -> String {
+    let mut out = String::new();
+    for event in told.borrow().iter() {
+        if let Event::StageStarted { number, title, .. } = event {
+            writeln!(out, "{number}. {title}").expect("a String takes everything");
+        }
+    }
+    if verdict == Some(&Verdict::Done) && out.is_empty() {
+        return "nothing to do\n".into();
+    }
+    writeln!(out, "{end}").expect("a String takes everything");
+    out
+}
