@@ -80,7 +80,7 @@ pub(crate) async fn through_endpoint(
                 "look at the kubeconfig",
             )
         })?;
-    let addresses = facts::resolve(tools, host).await?;
+    let addresses = facts::resolve(paths, tools, host).await?;
     let address = addresses.first().ok_or_else(|| {
         ActionError::unexpected(
             format!("`{host}` to resolve on this host"),

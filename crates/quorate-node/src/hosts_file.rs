@@ -1,6 +1,10 @@
 //! The lines of `/etc/hosts` that Quorate manages, between two lines that say so. Everything else in the file is left as it is.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
 
 use crate::{
     durable::{self, FileError},
@@ -20,21 +24,44 @@ pub(crate) fn look(paths: &Paths) -> Result<BTreeMap<String, IpAddr>, FileError>
     Ok(parse(&text))
 }
 
+/// The IPv4 addresses that the whole file gives a name. None where the system's resolver does not look at the file first, or the name
+/// is not in it.
+pub(crate) fn resolve(paths: &Paths, name: &str) -> BTreeSet<IpAddr> {
+    let read = |path: &str| {
+        let text = durable::read_text(&paths.at(path)).ok().flatten();
+        text.unwrap_or_default()
+    };
+    let switch = read("/etc/nsswitch.conf");
+    let order = switch
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("hosts:"));
+    if order.is_some_and(|order| order.split_whitespace().next() != Some("files")) {
+        return BTreeSet::new();
+    }
+    entries(read(FILE).lines())
+        .filter(|(there, address)| there.eq_ignore_ascii_case(name) && address.is_ipv4())
+        .map(|(_, address)| address)
+        .collect()
+}
+
+/// Every name with its address.
+fn entries<'a>(lines: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, IpAddr)> {
+    lines.flat_map(|line| {
+        let names = line.split_once('#').map_or(line, |(names, _)| names);
+        let mut words = names.split_whitespace();
+        let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        words.filter_map(move |name| Some((name, address?)))
+    })
+}
+
 fn parse(text: &str) -> BTreeMap<String, IpAddr> {
     let lines = text
         .lines()
         .skip_while(|line| line.trim() != BEGIN)
         .take_while(|line| line.trim() != END);
-    let mut found = BTreeMap::new();
-    for line in lines {
-        let names = line.split_once('#').map_or(line, |(names, _)| names);
-        let mut words = names.split_whitespace();
-        let Some(Ok(address)) = words.next().map(str::parse::<IpAddr>) else {
-            continue;
-        };
-        found.extend(words.map(|name| (name.to_owned(), address)));
-    }
-    found
+    entries(lines)
+        .map(|(name, address)| (name.to_owned(), address))
+        .collect()
 }
 
 /// Puts exactly these names between the two lines. Says whether the file was changed.
@@ -114,6 +141,23 @@ mod tests {
         let machine = testing::machine();
         assert!(!ensure(&machine.paths, &names(&[])).unwrap());
         assert!(!machine.paths.at(FILE).exists());
+    }
+
+    #[test]
+    fn names_of_the_whole_file_where_it_comes_first() {
+        let machine = testing::machine();
+        assert!(resolve(&machine.paths, "api").is_empty());
+        machine.write(
+            FILE,
+            "# 10.0.0.9 api\n10.0.0.1 API api.demo # api2\n::1 api\n10.0.0.2 api\n",
+        );
+        let both = ["10.0.0.1", "10.0.0.2"].map(|a| a.parse().unwrap()).into();
+        assert_eq!(resolve(&machine.paths, "api"), both);
+        assert!(resolve(&machine.paths, "api2").is_empty());
+        machine.write("/etc/nsswitch.conf", "passwd: files\nhosts:\tfiles dns\n");
+        assert_eq!(resolve(&machine.paths, "api"), both);
+        machine.write("/etc/nsswitch.conf", "hosts: resolve files\n");
+        assert!(resolve(&machine.paths, "api").is_empty());
     }
 
     #[test]

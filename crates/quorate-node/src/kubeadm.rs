@@ -11,6 +11,9 @@ use crate::{
     paths::Paths,
 };
 
+/// The folder of all private files and folders.
+const PRIVATE: &str = "private";
+
 /// kubeadm with the configuration of one host.
 pub(crate) struct Kubeadm<'a> {
     paths: &'a Paths,
@@ -27,19 +30,29 @@ pub(crate) struct Private {
 impl Private {
     /// A file with these bytes.
     pub(crate) fn file(paths: &Paths, name: &str, bytes: &[u8]) -> Result<Self, ActionError> {
-        durable::private_folder(&paths.run(""))?;
-        let path = paths.run(name);
+        let path = Self::place(paths, name)?;
         durable::write(&path, bytes, 0o600)?;
         Ok(Self { path })
     }
 
     /// An empty folder.
     pub(crate) fn folder(paths: &Paths, name: &str) -> Result<Self, ActionError> {
-        durable::private_folder(&paths.run(""))?;
-        let path = paths.run(name);
+        let path = Self::place(paths, name)?;
         durable::remove_folder(&path)?;
         durable::private_folder(&path)?;
         Ok(Self { path })
+    }
+
+    /// Removes what an action that was killed left behind. Only under the host lock: nobody uses it then.
+    pub(crate) fn sweep(paths: &Paths) -> Result<(), ActionError> {
+        Ok(durable::remove_folder(&paths.run(PRIVATE))?)
+    }
+
+    fn place(paths: &Paths, name: &str) -> Result<PathBuf, ActionError> {
+        for folder in ["", PRIVATE] {
+            durable::private_folder(&paths.run(folder))?;
+        }
+        Ok(paths.run(PRIVATE).join(name))
     }
 
     /// Where it lies.
@@ -50,7 +63,7 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // It lies in memory: what cannot be removed goes with the next boot, and the next action overwrites it.
+        // It lies in memory: what cannot be removed goes with the next boot, or the next action.
         let _ = if self.path.is_dir() {
             durable::remove_folder(&self.path)
         } else {
@@ -234,5 +247,13 @@ pub(crate) mod tests {
         let path = folder.path().to_owned();
         drop(folder);
         assert!(!path.exists());
+
+        // As if the process had been killed.
+        let left = Private::file(&machine.paths, "join.yaml", b"secret").unwrap();
+        let path = left.path().to_owned();
+        std::mem::forget(left);
+        Private::sweep(&machine.paths).unwrap();
+        assert!(!path.exists());
+        Private::sweep(&machine.paths).unwrap();
     }
 }

@@ -26,6 +26,7 @@ mod serve;
 mod session;
 mod shown;
 mod token;
+mod utc;
 
 #[cfg(test)]
 mod testing;

@@ -19,6 +19,11 @@ impl Paths {
         Self { root: root.into() }
     }
 
+    /// Whether this is the machine itself: only then does its kernel tell about it.
+    pub fn is_host(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     /// The place of an absolute path of the machine.
     pub fn at(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let path = absolute.as_ref();

@@ -9,7 +9,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use quorate_plan::{
     Claim, Ensure, Fence, HostEnsure, NodeName, Refusal, Request, Seen, admit,
-    observation::{Fencing, Look},
+    observation::{Fencing, HostReport, Look},
     standing::{Difference, differences},
     wire::{Answer, Call, Outcome},
 };
@@ -24,6 +24,7 @@ use crate::{
     facts,
     fence::{FenceError, Fences, Held},
     give::give,
+    kubeadm::Private,
     paths::Paths,
     seal::Identity,
     shown,
@@ -185,6 +186,7 @@ impl Session {
             fence: request.fence,
         };
         durable::write_json(&self.paths.run("action.json"), &running)?;
+        Private::sweep(&self.paths)?;
         let tools = Tools::under(lock);
         let result = self.act(request, &tools, progress).await;
         durable::remove(&self.paths.run("action.json"))?;
@@ -221,6 +223,7 @@ impl Session {
             dns: None,
         };
         let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+        check_host(&request.ensure, &node, &report)?;
         let mut seen = request.testimony.clone();
         seen.record(&node, Seen::now(report.clone()));
         let admitted = admit(request, &fencing, &seen)?;
@@ -267,6 +270,46 @@ impl Session {
     }
 }
 
+/// What is meant for one host is not done on another, whichever way led here.
+fn check_host(
+    ensure: &HostEnsure,
+    node: &NodeName,
+    report: &HostReport,
+) -> Result<(), ActionError> {
+    let meant = match ensure {
+        HostEnsure::Certificates { node, .. }
+        | HostEnsure::EtcdMember { node, .. }
+        | HostEnsure::ControlPlane { node, .. }
+        | HostEnsure::Kubelet { node, .. }
+        | HostEnsure::Serving { node }
+        | HostEnsure::ClusterConfig { node, .. }
+        | HostEnsure::Registered { node, .. }
+        | HostEnsure::Worker { node, .. } => node,
+        HostEnsure::Prepared { .. }
+        | HostEnsure::Bundle { .. }
+        | HostEnsure::Components { .. }
+        | HostEnsure::Images { .. }
+        | HostEnsure::Balancer { .. }
+        | HostEnsure::Authority { .. }
+        | HostEnsure::Backend { .. }
+        | HostEnsure::Guarded {}
+        | HostEnsure::Learner { .. }
+        | HostEnsure::Voter { .. }
+        | HostEnsure::Network { .. }
+        | HostEnsure::TokensGone {} => return Ok(()),
+    };
+    let addresses = &report.facts.machine.get()?.addresses;
+    if meant.name == *node && addresses.contains(&meant.address) {
+        return Ok(());
+    }
+    let own: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    Err(ActionError::unexpected(
+        format!("to act on {} at {}", meant.name, meant.address),
+        format!("this is {node} at {}", own.join(", ")),
+        "look at the hosts' addresses in the cluster file",
+    ))
+}
+
 impl From<FenceError> for ActionError {
     fn from(err: FenceError) -> Self {
         match err {
@@ -280,4 +323,73 @@ impl From<FenceError> for ActionError {
 fn since_boot_ms() -> u64 {
     let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_plan::{
+        kubeadm::Peer,
+        observation::{Cgroup, HostFacts, Machine},
+    };
+
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn what_is_meant_for_another_host_is_not_done() {
+        let machine = testing::machine();
+        let look = Look {
+            cluster: "demo".parse().unwrap(),
+            endpoint: None,
+            dns: None,
+        };
+        let (own, other): (NodeName, NodeName) = ("cp-1".parse().unwrap(), "cp-2".parse().unwrap());
+        let report = facts::report(&machine.paths, &look, "00").await;
+        let serving = |name: &NodeName, address: [u8; 4]| HostEnsure::Serving {
+            node: Peer {
+                name: name.clone(),
+                address: address.into(),
+            },
+        };
+        let unknown = check_host(&serving(&own, [10, 0, 0, 1]), &own, &report);
+        assert!(
+            matches!(unknown, Err(ActionError::Refused(_))),
+            "an address nobody saw"
+        );
+
+        let seen = Machine {
+            machine_id: String::new(),
+            boot_id: String::new(),
+            hostname: "cp-1".into(),
+            arch: "x86_64".into(),
+            os: "debian 12".into(),
+            kernel: String::new(),
+            systemd: Some(252),
+            cpus: 2,
+            memory_bytes: 0,
+            disk_free_bytes: 0,
+            cgroup: Cgroup::V2,
+            oom_score_adjustable: true,
+            swap: false,
+            clock_ms: 0,
+            addresses: ["10.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap()].into(),
+            binary: "00".into(),
+        };
+        let report = HostReport {
+            facts: HostFacts {
+                machine: Seen::now(seen),
+                ..report.facts
+            },
+            ..report
+        };
+        let right = serving(&own, [10, 0, 0, 1]);
+        check_host(&right, &own, &report).unwrap();
+        for wrong in [
+            serving(&other, [10, 0, 0, 1]),
+            serving(&own, [192, 0, 2, 1]),
+        ] {
+            let err = check_host(&wrong, &own, &report).unwrap_err();
+            assert!(err.to_string().contains("this is cp-1 at"), "{err}");
+        }
+    }
 }

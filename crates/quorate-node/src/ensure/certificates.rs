@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use quorate_plan::{
@@ -22,6 +21,7 @@ use crate::{
     kubeadm::{Extra, Kubeadm},
     paths::Paths,
     seal::CA_FILES,
+    utc,
 };
 
 /// Where certificates are issued: on the file system they will lie on.
@@ -63,7 +63,7 @@ async fn leaves(
 ) -> Result<(), ActionError> {
     let paths = work.paths;
     let wanted = names(settings, node);
-    let now = now();
+    let now = i64::try_from(utc::now()).unwrap_or(i64::MAX);
     let mut wrong = Vec::new();
     for leaf in LEAVES {
         if !is_right(paths, leaf, &wanted, now)? {
@@ -125,17 +125,31 @@ fn is_right(
     };
     let none = BTreeSet::new();
     let wanted = names.get(leaf).unwrap_or(&none);
-    Ok(paths.pki(&format!("{leaf}.key")).exists() && holds(&certificate, wanted, now))
+    let pem = durable::read(&paths.pki(&format!("{leaf}.crt")))?.unwrap_or_default();
+    Ok(paths.pki(&format!("{leaf}.key")).exists()
+        && holds(&certificate, wanted, now)
+        && issued_here(paths, &pem, authority_of(leaf))?)
+}
+
+/// The CA that issues a leaf, by kubeadm's rule.
+fn authority_of(leaf: &str) -> &'static str {
+    match leaf {
+        "apiserver-etcd-client" => "etcd/ca.crt",
+        "front-proxy-client" => "front-proxy-ca.crt",
+        leaf if leaf.starts_with("etcd/") => "etcd/ca.crt",
+        _ => "ca.crt",
+    }
+}
+
+/// Whether the CA that lies here issued it: certificates of an earlier life of this host are of no use.
+pub(super) fn issued_here(paths: &Paths, pem: &[u8], ca: &str) -> Result<bool, FileError> {
+    let path = paths.pki(ca);
+    let authority = durable::read(&path)?.unwrap_or_default();
+    facts::issued_by((&path.with_extension("leaf"), pem), (&path, &authority))
 }
 
 fn holds(certificate: &Certificate, names: &BTreeSet<String>, now: i64) -> bool {
     certificate.not_after > now && names.is_subset(&certificate.sans)
-}
-
-fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 async fn kubeconfigs(
@@ -151,7 +165,7 @@ async fn kubeconfigs(
         .into_iter()
         .chain(founding.then_some(SUPER_ADMIN))
     {
-        if !points_right(&paths.kubernetes(name), name, settings)? {
+        if !(points_right(&paths.kubernetes(name), name, settings)? && of_this_ca(paths, name)?) {
             wrong.push((phase, name));
         }
     }
@@ -173,7 +187,14 @@ async fn kubeconfigs(
     Ok(durable::remove_folder(&staging)?)
 }
 
-/// The kubelet's own is never written again: since it was first used it names certificates that the kubelet rotates.
+fn of_this_ca(paths: &Paths, name: &str) -> Result<bool, FileError> {
+    match facts::kubeconfig_certificate(paths, name)? {
+        Some(pem) => issued_here(paths, &pem, "ca.crt"),
+        None => Ok(false),
+    }
+}
+
+/// The kubelet's own is not held to a server: it leads to this host or to the endpoint, as the cluster was made.
 fn points_right(path: &Path, name: &str, settings: &ClusterSettings) -> Result<bool, FileError> {
     let Some(text) = durable::read_text(path)? else {
         return Ok(false);

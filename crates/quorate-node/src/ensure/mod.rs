@@ -239,7 +239,7 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         HostEnsure::ClusterConfig { settings, node } => {
             cluster_config::ensure(work, settings, node).await
         }
-        HostEnsure::Registered { settings, node } => registered::ensure(work, settings, node).await,
+        HostEnsure::Registered { node, .. } => registered::ensure(work, node).await,
         HostEnsure::Guarded {} => guarded::ensure(work).await,
         HostEnsure::Learner { joiner } => {
             let permit = permit_to_add(permit, &joiner.name, &action)?;

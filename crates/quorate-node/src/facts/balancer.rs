@@ -53,18 +53,11 @@ fn default_socket() -> PathBuf {
     "/run/quorate/lb.sock".into()
 }
 
-pub(super) async fn look(
-    paths: &Paths,
-    units: &Seen<BTreeMap<String, Unit>>,
-) -> Seen<Option<Balancer>> {
+pub(super) async fn look(paths: &Paths) -> Seen<Option<Balancer>> {
     let config: Config = match durable::read_json(&paths.balancer()) {
         Ok(Some(config)) => config,
         Ok(None) => return Seen::now(None),
         Err(err) => return Seen::Unknown(no_answer("the balancer's configuration", &err)),
-    };
-    let active = match units.get() {
-        Ok(units) => units.get("quorate-lb").is_some_and(|unit| unit.active),
-        Err(missing) => return Seen::Unknown(missing),
     };
     let (cluster_ca, binary) = match (ca(paths, &config), binary(paths)) {
         (Ok(ca), Ok(binary)) => (ca, binary),
@@ -86,10 +79,25 @@ pub(super) async fn look(
         listen: config.listen,
         backends,
         up,
-        active,
+        active: false,
         cluster_ca,
         binary,
     }))
+}
+
+/// The balancer with what systemd tells of its unit.
+pub(super) fn with_unit(
+    balancer: Seen<Option<Balancer>>,
+    units: &Seen<BTreeMap<String, Unit>>,
+) -> Seen<Option<Balancer>> {
+    match (balancer.get(), units.get()) {
+        (Ok(Some(_)), Err(missing)) => Seen::Unknown(missing),
+        (_, Ok(units)) => {
+            let active = units.get("quorate-lb").is_some_and(|unit| unit.active);
+            balancer.map(|balancer| balancer.map(|balancer| Balancer { active, ..balancer }))
+        }
+        (Ok(None) | Err(_), Err(_)) => balancer,
+    }
 }
 
 fn ca(paths: &Paths, config: &Config) -> Result<Option<String>, FileError> {
@@ -179,17 +187,27 @@ mod tests {
     #[tokio::test]
     async fn a_balancer_from_its_files() {
         let machine = testing::machine();
-        let units = Seen::now(BTreeMap::new());
         machine.write(
             "/etc/quorate/lb.json",
             r#"{"listen":"0.0.0.0:6443","backends":[{"name":"cp-1","address":"10.0.0.1:6443"}],"health":{"ca_file":"/etc/quorate/ca.crt"}}"#,
         );
-        let seen = look(&machine.paths, &units).await;
+        let seen = look(&machine.paths).await;
         let balancer = seen.get().unwrap().clone().unwrap();
         assert_eq!(balancer.backends.len(), 1);
         assert!(!balancer.active && balancer.up.is_empty());
         assert_eq!(balancer.cluster_ca, None, "the file it names is not there");
+        let unit = Unit {
+            active: true,
+            enabled: true,
+            state: "active/running".into(),
+        };
+        let units = Seen::now([("quorate-lb".to_owned(), unit)].into());
+        let with = with_unit(seen.clone(), &units);
+        assert!(with.get().unwrap().as_ref().unwrap().active);
+        let unseen = Seen::Unknown(quorate_plan::Missing::not_looked("units"));
+        assert!(with_unit(seen, &unseen).get().is_err());
+        assert_eq!(with_unit(Seen::now(None), &unseen).get().unwrap(), &None);
         machine.write("/etc/quorate/lb.json", "{");
-        assert!(look(&machine.paths, &units).await.get().is_err());
+        assert!(look(&machine.paths).await.get().is_err());
     }
 }

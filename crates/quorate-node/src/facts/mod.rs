@@ -35,7 +35,8 @@ pub(crate) use api::{nodes, own_tokens};
 pub(crate) use endpoint::resolve;
 pub(crate) use manifests::{flag_of, parse as parse_manifest};
 pub(crate) use pki::{
-    LEAVES, authority_digest, certificate_digest, hex, public_key_hash, read_certificate, server_of,
+    LEAVES, authority_digest, certificate_digest, hex, issued_by, kubeconfig_certificate,
+    public_key_hash, read_certificate, server_of,
 };
 pub(crate) use runtime::{Installed, InstalledFile, PINNED, installed, list_images};
 
@@ -46,20 +47,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Everything about this host. `binary` is the hash of the binary that answers.
 pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str) -> HostReport {
     let tools = Tools::default();
-    let (manifests, files, images, units, endpoint, dns) = tokio::join!(
-        blocking("static pod manifests", paths, manifests::look),
+    // Where etcd and the apiserver listen: the only thing that others wait for.
+    let manifests = blocking("static pod manifests", paths, manifests::look).await;
+    let (files, images, units, endpoint, dns, etcd, api, balancer) = tokio::join!(
         files(paths, binary),
         runtime::images(paths, &tools),
         runtime::units(&tools),
         Box::pin(endpoint::look(paths, &tools, look.endpoint.as_ref())),
         endpoint::dns(paths, look.dns),
-    );
-    // These need to know where etcd and the apiserver listen, which the manifests say.
-    let (etcd, api, balancer) = tokio::join!(
         Box::pin(etcd::look(paths, &manifests)),
         Box::pin(api::look(paths, &manifests)),
-        balancer::look(paths, &units),
+        balancer::look(paths),
     );
+    let balancer = balancer::with_unit(balancer, &units);
     let etcd_data = etcd_data(paths, &manifests);
     let Files {
         machine,

@@ -10,7 +10,11 @@ use base64::Engine as _;
 use quorate_plan::observation::{Certificate, Pki};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use x509_parser::{extensions::GeneralName, pem::Pem, prelude::X509Certificate};
+use x509_parser::{
+    extensions::{GeneralName, ParsedExtension},
+    pem::Pem,
+    prelude::X509Certificate,
+};
 
 use crate::{
     durable::{self, FileError},
@@ -64,12 +68,9 @@ pub(super) fn look(paths: &Paths) -> Result<Pki, FileError> {
         }
     }
     for name in KUBECONFIGS {
-        let path = paths.kubernetes(name);
-        let Some(config) = Config::read(&path)? else {
-            continue;
-        };
-        if let Some(pem) = config.client_certificate(paths, &path)? {
-            certificates.insert(name.to_owned(), parse_certificate(&path, &pem)?);
+        if let Some(pem) = kubeconfig_certificate(paths, name)? {
+            let certificate = parse_certificate(&paths.kubernetes(name), &pem)?;
+            certificates.insert(name.to_owned(), certificate);
         }
     }
     Ok(Pki {
@@ -150,6 +151,45 @@ fn parse_certificate(path: &Path, bytes: &[u8]) -> Result<Certificate, FileError
         not_after: certificate.validity().not_after.timestamp(),
         sans,
     })
+}
+
+/// Whether a certificate says that it was issued by that CA. True where either of them does not say: then only its use can tell.
+pub(crate) fn issued_by(
+    leaf: (&Path, &[u8]),
+    authority: (&Path, &[u8]),
+) -> Result<bool, FileError> {
+    let (leaf_pem, ca_pem) = (pem(leaf.0, leaf.1)?, pem(authority.0, authority.1)?);
+    let (leaf, ca) = (x509(leaf.0, &leaf_pem)?, x509(authority.0, &ca_pem)?);
+    let issuer =
+        leaf.extensions()
+            .iter()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(id) => Some(id.key_identifier.as_ref()?.0),
+                _ => None,
+            });
+    let own = ca
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+            _ => None,
+        });
+    Ok(match (issuer, own) {
+        (Some(issuer), Some(own)) => issuer == own,
+        (None, _) | (_, None) => true,
+    })
+}
+
+/// The client certificate that a kubeconfig holds or names, as PEM. `None`: there is no such file, or it has none.
+pub(crate) fn kubeconfig_certificate(
+    paths: &Paths,
+    name: &str,
+) -> Result<Option<Vec<u8>>, FileError> {
+    let path = paths.kubernetes(name);
+    match Config::read(&path)? {
+        Some(config) => config.client_certificate(paths, &path),
+        None => Ok(None),
+    }
 }
 
 /// The first PEM block. A file may hold a certificate and its key, in this order: the kubelet's rotated ones do.
@@ -303,6 +343,26 @@ mod tests {
         assert_ne!(digest, other, "another key is another authority");
         machine.write("/etc/kubernetes/pki/ca.crt", "not PEM");
         assert!(look(&machine.paths).is_err());
+    }
+
+    #[test]
+    fn certificates_know_their_issuer() {
+        let authority = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&key).unwrap().pem();
+            (pem, rcgen::Issuer::new(params, key))
+        };
+        let ((ours, issuer), (other, _)) = (authority(), authority());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&key, &issuer).unwrap().pem();
+        let path = Path::new("x.crt");
+        let by = |ca: &str| issued_by((path, leaf.as_bytes()), (path, ca.as_bytes())).unwrap();
+        assert!(by(&ours) && !by(&other));
+        assert!(by(&certificate(&[])), "one that does not say who it is");
     }
 
     #[test]
