@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -25,9 +24,10 @@ use crate::backend::{Backend, Lease, RouteTable, Routes};
 use crate::config::{Config, ConfigError};
 use crate::handover::Inherited;
 use crate::health::Rules;
+use crate::link::Target;
 use crate::pool::{DrainError, MemberId, Pool, Standing};
-use crate::probe::{Target, watch};
-use crate::tls;
+use crate::probe::watch;
+use crate::tls::{self, Trust};
 use crate::worker::{Adopted, Command, Mailbox, Shared};
 use resources::{bind, connections_max, worker_count, workers};
 
@@ -258,7 +258,7 @@ impl Balancer {
     }
 
     fn change(&self, config: Config, former: &[Standing]) -> Result<Reloaded, StartError> {
-        let tls = if config.backends.is_empty() {
+        let trust = if config.backends.is_empty() {
             None
         } else {
             Some(tls::client_config(&self.source, &config.health).map_err(StartError::Config)?)
@@ -318,9 +318,9 @@ impl Balancer {
             reloaded.added.push(backend.name.clone());
         }
         drop(taken);
-        if let Some(tls) = tls {
+        if let Some(trust) = trust {
             for live in control.members.values_mut() {
-                live.watch_with(&self.pool, &tls, &config);
+                live.watch_with(&self.pool, &trust, &config);
             }
         }
         reloaded.kept = control
@@ -568,12 +568,12 @@ impl Drop for Balancer {
 impl Live {
     /// Watches from now on with these settings. The state is kept; the kept connection is not, so that
     /// a replaced CA counts at once.
-    fn watch_with(&mut self, pool: &Arc<Pool>, tls: &Arc<ClientConfig>, config: &Config) {
+    fn watch_with(&mut self, pool: &Arc<Pool>, trust: &Trust, config: &Config) {
         self.unwatch();
         let target = Target {
             id: self.id,
             address: self.backend.address,
-            tls: Arc::clone(tls),
+            trust: trust.clone(),
             health: config.health.clone(),
         };
         self.watch = Some(tokio::spawn(watch(Arc::clone(pool), target)).abort_handle());

@@ -170,14 +170,16 @@ impl Tracker {
     /// The limits in force: the configured ones, raised by the lateness seen lately, and while little
     /// was seen yet: a server that has just started is slow, and nobody knows yet what is usual here.
     pub(crate) fn limits(&self, rules: &Rules, now: Duration) -> Limits {
-        let warm = match self.up_since {
-            Some(_) if rules.warm_up.is_zero() => 1.0,
-            Some(since) => now
+        let warm = match (self.state, self.up_since) {
+            _ if rules.warm_up.is_zero() => 1.0,
+            (State::Up | State::Suspect, Some(since)) => now
                 .saturating_sub(since)
                 .div_duration_f64(rules.warm_up)
                 .min(1.0),
-            None if rules.warm_up.is_zero() => 1.0,
-            None => 0.0,
+            // Not in use: nothing is won by a quick verdict, and one coming back must not fail for a
+            // single late answer.
+            (State::Up | State::Suspect, None)
+            | (State::Unknown | State::NotReady | State::Closed | State::Dead, _) => 0.0,
         };
         let least = rules.dead_after_max.mul_f64(1.0 - warm);
         let dead = rules.dead_after.max(least);

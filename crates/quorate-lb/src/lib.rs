@@ -4,7 +4,7 @@
 //! [`admin::request`] to speak to a running one.
 //!
 //! Two halves that share only atomics and mailboxes:
-//! - *Control*, in tokio: `probe` keeps one TLS connection per backend and asks; [`health`] is the pure
+//! - *Control*, in tokio: `probe` keeps a TLS connection per backend for PINGs, `readyz` one more; [`health`] is the pure
 //!   state machine its answers go through; `pool` compares backends and publishes the outcome;
 //!   [`admin`] is how people and tools ask.
 //! - *Forwarding*, in threads of its own: `worker` is an epoll loop that accepts, dials, hedges and
@@ -21,8 +21,10 @@ pub mod config;
 mod handover;
 pub mod health;
 mod jitter;
+mod link;
 mod pool;
 mod probe;
+mod readyz;
 mod run;
 mod socket;
 mod systemd;

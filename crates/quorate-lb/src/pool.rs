@@ -75,6 +75,18 @@ struct Member {
     ejected: u64,
 }
 
+impl Member {
+    /// Whether clients reset elsewhere could go here. One that answers but is not let in yet proves
+    /// that our link works, and still is no reason to empty the pool.
+    fn takes_clients(&self) -> bool {
+        let state = match self.tracker.state() {
+            State::Up | State::Suspect | State::NotReady => true,
+            State::Unknown | State::Closed | State::Dead => false,
+        };
+        state && !self.drained && !self.leaving
+    }
+}
+
 struct Inner {
     rules: Rules,
     members: BTreeMap<MemberId, Member>,
@@ -221,10 +233,11 @@ impl Pool {
 
     /// A silence that began at `began` and has lasted `lasted` of our own on-time waiting.
     pub(crate) fn silent(&self, id: MemberId, lasted: Duration, began: Duration) -> bool {
-        let others_answer =
-            self.lock().members.iter().any(|(other, member)| {
-                *other != id && member.last_answer.is_some_and(|at| at > began)
-            });
+        let others_answer = self.lock().members.iter().any(|(other, member)| {
+            *other != id
+                && member.takes_clients()
+                && member.last_answer.is_some_and(|at| at > began)
+        });
         self.event(
             id,
             Event::Silent {

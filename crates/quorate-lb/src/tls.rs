@@ -12,12 +12,16 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::config::{ConfigError, Health};
 
+/// The client side of both kept connections to a backend; they differ in the protocol they ask for.
+#[derive(Debug, Clone)]
+pub(crate) struct Trust {
+    pub http2: Arc<ClientConfig>,
+    pub http1: Arc<ClientConfig>,
+}
+
 /// Builds the client side of the health connections; `path` is the configuration's, for messages.
 /// Without `ca_file` nothing is verified: the configuration's check has asked for that in words.
-pub(crate) fn client_config(
-    path: &Path,
-    health: &Health,
-) -> Result<Arc<ClientConfig>, ConfigError> {
+pub(crate) fn client_config(path: &Path, health: &Health) -> Result<Trust, ConfigError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerName::try_from(health.server_name.as_str()).map_err(|_| ConfigError::Value {
         path: path.to_owned(),
@@ -37,10 +41,17 @@ pub(crate) fn client_config(
             .with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
             .with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
     // Each new connection proves the certificate again: a resumed one would trust what was replaced.
     config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    let speaking = |protocol: &[u8]| {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    };
+    Ok(Trust {
+        http2: speaking(b"h2"),
+        http1: speaking(b"http/1.1"),
+    })
 }
 
 fn roots(path: &Path, ca_file: &Path) -> Result<RootCertStore, ConfigError> {

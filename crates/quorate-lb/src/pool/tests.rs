@@ -66,6 +66,30 @@ async fn a_silence_kills_only_when_another_answered_since_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_one_is_not_killed_for_the_sake_of_those_not_let_in() {
+    let rig = rig(3);
+    for id in [2, 3] {
+        rig.pool.event(id, Event::Answered { rtt: MS(1) });
+    }
+    let began = rig.pool.now();
+    tokio::time::advance(MS(50)).await;
+    // b is dead and answers again, c is drained: neither could take a's clients.
+    rig.pool.event(1, Event::Answered { rtt: MS(1) });
+    rig.pool.silent(2, MS(50), began);
+    rig.pool.set_drained("c", true, false).expect("a is up");
+    let began = rig.pool.now();
+    tokio::time::advance(MS(50)).await;
+    for id in [2, 3] {
+        rig.pool.event(id, Event::Answered { rtt: MS(1) });
+    }
+    rig.pool.silent(1, MS(500), began);
+    assert_eq!(states(&rig.pool), [State::Suspect, State::Dead, State::Up]);
+    rig.pool.set_drained("c", false, false).expect("there");
+    rig.pool.silent(1, MS(510), began);
+    assert_eq!(states(&rig.pool), [State::Dead, State::Dead, State::Up]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_nobody_is_ready_it_fails_open_and_says_so() {
     let rig = rig(2);
     assert!(!rig.pool.fail_open());

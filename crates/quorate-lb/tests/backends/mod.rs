@@ -1,4 +1,5 @@
-//! Backends for tests: a TLS server that answers PING and `/readyz` like a kube-apiserver, and on the
+//! Backends for tests: a TLS server that answers PING over HTTP/2 and `/readyz` over HTTP/1.1 like a
+//! kube-apiserver (which ends an HTTP/2 connection after one anonymous request), and on the
 //! same port a plain one that does what a client's first line says. Each lives in a thread of its own,
 //! so that holding the balancer's runtime still does not hold them.
 
@@ -20,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// A certificate authority and its file.
 pub struct Ca {
@@ -51,7 +53,7 @@ impl Ca {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("a fitting key");
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 }
@@ -220,6 +222,9 @@ impl Serving {
     async fn watched(mut self, stream: TcpStream) -> std::io::Result<()> {
         self.seen.handshakes.fetch_add(1, Ordering::SeqCst);
         let stream = self.tls.accept(stream).await?;
+        if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
+            return self.asked(stream).await;
+        }
         let mut connection = h2::server::handshake(stream)
             .await
             .map_err(std::io::Error::other)?;
@@ -238,19 +243,36 @@ impl Serving {
                 changed = self.modes.changed() => if changed.is_err() { return Ok(()) },
                 request = connection.accept() => {
                     let Some(request) = request else { return Ok(()) };
-                    let (request, mut answer) = request.map_err(std::io::Error::other)?;
-                    assert_eq!(request.uri().path(), "/readyz");
-                    self.seen.readyz.fetch_add(1, Ordering::SeqCst);
-                    let (code, text) = match mode {
-                        Mode::NotReady => (500, "[-]etcd failed\u{1b}[2J"),
-                        Mode::Ready | Mode::Frozen | Mode::PortClosed | Mode::Leaving => (200, "ok"),
-                    };
-                    let response = http::Response::builder().status(code).body(()).expect("a response");
-                    if let Ok(mut body) = answer.send_response(response, false) {
-                        let _ = body.send_data(text.into(), true);
-                    }
+                    let (_, mut answer) = request.map_err(std::io::Error::other)?;
+                    let response = http::Response::builder().status(200).body(()).expect("a response");
+                    let _ = answer.send_response(response, true);
+                    connection.graceful_shutdown();
                 }
             }
+        }
+    }
+
+    /// `/readyz`, as often as it is asked.
+    async fn asked(mut self, mut stream: TlsStream<TcpStream>) -> std::io::Result<()> {
+        let mut heard = Vec::new();
+        loop {
+            self.thawed().await;
+            heard.push(stream.read_u8().await?);
+            if !heard.ends_with(b"\r\n\r\n") {
+                continue;
+            }
+            self.thawed().await;
+            assert!(heard.starts_with(b"GET /readyz HTTP/1.1\r\n"), "{heard:?}");
+            heard.clear();
+            self.seen.readyz.fetch_add(1, Ordering::SeqCst);
+            let (code, text) = match *self.modes.borrow() {
+                Mode::NotReady => ("500 Internal Server Error", "[-]etcd failed\u{1b}[2J"),
+                Mode::Ready | Mode::Frozen | Mode::PortClosed | Mode::Leaving => ("200 OK", "ok"),
+            };
+            let length = text.len();
+            let answer = format!("HTTP/1.1 {code}\r\nContent-Length: {length}\r\n\r\n{text}");
+            stream.write_all(answer.as_bytes()).await?;
+            stream.flush().await?;
         }
     }
 

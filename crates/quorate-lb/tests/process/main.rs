@@ -28,6 +28,7 @@ use quorate_lb::config::{BackendConfig, Config, Connections, Health};
 use quorate_lb::health::State;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -70,9 +71,11 @@ fn main() -> ExitCode {
 
 /// What `quorate lb run` does.
 fn balancer(config: &Path) -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        .with_env_filter(filter)
         .init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
