@@ -112,18 +112,15 @@ async fn play(seed: u64) -> Story {
     }
     let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
     let shared = Shared::new(world);
-    // Nobody brings lost data back: then a refusal is the right end.
-    let loses = rng
-        .once_in(5)
-        .then(|| 1 + rng.below(u64::from(TROUBLED_RUNS)));
+    // Nobody brings lost data back: then saying so is the right end.
+    let loses = rng.once_in(4);
     for number in 1..=TROUBLED_RUNS {
         let mut script = script(&mut rng, &nodes);
-        if loses == Some(u64::from(number)) {
+        if loses && number == 1 {
             let master = rng.one_of(&["cp-1", "cp-2", "cp-3"].map(node)).clone();
-            if nodes.contains(&master) {
-                let faults = script.at.entry(effect(&mut rng)).or_default();
-                faults.push(Fault::LoseData(master));
-            }
+            // Late enough for there to be data.
+            let faults = script.at.entry(45 + rng.below(60)).or_default();
+            faults.push(Fault::LoseData(master));
         }
         let run = apply(&shared, &intent, operator(number), script).await;
         story.tell(&run, number);
@@ -165,6 +162,8 @@ fn judge(shared: &Shared, intent: &Intent, end: Option<Verdict>, lost: bool, sto
         }
         Some(Verdict::Refused { .. }) if lost => story.end = "refused, with data lost",
         Some(Verdict::Failed { .. }) if lost => story.end = "failed, with data lost",
+        // Whose log is gone crashes at its leader's first heartbeat: it is not seen any more.
+        Some(Verdict::Unseen { .. }) if lost => story.end = "unseen, with data lost",
         end => story.trouble.push(format!(
             "the faults stopped and it ended with {}",
             end.map_or_else(|| "a killed run".into(), |end| render::verdict(&end))
@@ -200,11 +199,15 @@ fn whole_procedures_survive_random_faults() {
     }
     let seeds = number_from("QUORATE_SEEDS").unwrap_or(300);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let mut played: Vec<(u64, Story)> = std::thread::scope(|scope| {
+    let mut played: Vec<(u64, Vec<String>, &str)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|first| {
                 let own = (first..seeds).step_by(threads as usize);
-                scope.spawn(move || own.map(|seed| (seed, play_alone(seed))).collect::<Vec<_>>())
+                let play = |seed| {
+                    let Story { trouble, end, .. } = play_alone(seed);
+                    (seed, trouble, end)
+                };
+                scope.spawn(move || own.map(play).collect::<Vec<_>>())
             })
             .collect();
         let played = workers.into_iter().map(|worker| worker.join());
@@ -212,16 +215,16 @@ fn whole_procedures_survive_random_faults() {
             .flat_map(|stories| stories.expect("a seed panicked: see above"))
             .collect()
     });
-    played.sort_by_key(|(seed, _)| *seed);
+    played.sort_by_key(|(seed, ..)| *seed);
     let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
-    for (_, story) in &played {
-        *ends.entry(story.end).or_default() += 1;
+    for (.., end) in &played {
+        *ends.entry(end).or_default() += 1;
     }
     println!("{seeds} seeds: {ends:?}");
     let failed: Vec<String> = played
         .iter()
-        .filter(|(_, story)| !story.trouble.is_empty())
-        .map(|(seed, story)| format!("seed {seed}: {}", story.trouble.join("; ")))
+        .filter(|(_, trouble, _)| !trouble.is_empty())
+        .map(|(seed, trouble, _)| format!("seed {seed}: {}", trouble.join("; ")))
         .collect();
     assert!(
         failed.is_empty(),

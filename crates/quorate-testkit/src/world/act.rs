@@ -477,6 +477,14 @@ impl World {
         if !found.learner {
             return Ok(());
         }
+        // etcd promotes a dead learner: between admission and this moment it may have died, so it is asked itself, now.
+        let answers = self
+            .participants(cluster)
+            .iter()
+            .any(|(host, of)| *of == member && self.peers(node, host));
+        if !answers {
+            return Err(not_yet("the learner does not answer"));
+        }
         match self.promote(node, member) {
             Ok(()) => Ok(()),
             Err(words) if words.contains("in sync") => Err(not_yet(words)),
