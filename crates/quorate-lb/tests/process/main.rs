@@ -466,7 +466,9 @@ async fn an_upgrade_cuts_nobody() {
             after.backends.iter().any(|b| b.name == "a" && b.drained),
             "the drain went along"
         );
-        assert!(after.connections >= 200, "{after:?}");
+        // The total is summed up by each thread in its own time; what the backends hold is exact.
+        let held: u64 = after.backends.iter().map(|b| b.connections as u64).sum();
+        assert!(held >= 200, "{after:?}");
     }
     for held in &mut held {
         if let Err(err) = held.alive().await {
