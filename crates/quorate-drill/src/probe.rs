@@ -1,8 +1,10 @@
 //! Clients of the API, outside the cluster, through the endpoint: what a failure costs is what they see. Start at [`Probe::start`].
 //!
 //! Four streams, each on its own: a *new* connection for every request; one *kept* connection; *writes* on another kept one, each a new
-//! object; one *watch* that sees all of them. Nothing is retried by the client library: a failed request is tried once more, as the
-//! stream's own decision, and both are recorded.
+//! object; one *watch* that sees all of them. Requests begin on schedule, whatever became of those before: one that hangs (etcd lets a
+//! proposal that was forwarded to a leader just lost run into its time limit) is one slow or failed request, and does not hide when the
+//! API served again. Nothing is retried by the client library: a failed request is tried once more, as the stream's own decision, and
+//! both are recorded.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +12,7 @@ use quorate_kube::{Client, KubeError, Kubeconfig, Request, WatchKind};
 use serde_json::json;
 use tokio::{
     sync::{Mutex, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
@@ -48,7 +50,8 @@ pub struct Probe {
     began: Instant,
     stop: watch::Sender<bool>,
     seen: Arc<Mutex<Seen>>,
-    tasks: Vec<JoinHandle<()>>,
+    requests: Vec<JoinHandle<()>>,
+    watch: JoinHandle<()>,
     client: Client,
     path: String,
 }
@@ -80,17 +83,30 @@ impl Probe {
             seen: seen.clone(),
         };
         let fresh = || Client::new(kubeconfig, address);
-        let tasks = vec![
-            tokio::spawn(stream.clone().new_connections(fresh()?)),
-            tokio::spawn(stream.clone().kept_connection(fresh()?)),
-            tokio::spawn(stream.clone().writes(fresh()?, path.clone())),
-            tokio::spawn(stream.watch(fresh()?, path.clone(), Some(first.resource_version))),
+        let (new, kept, write) = (fresh()?, fresh()?, fresh()?);
+        let writes_to = path.clone();
+        let requests = vec![
+            tokio::spawn(stream.clone().on_schedule(move |stream, _| {
+                let client = new.clone();
+                async move { stream.new_connection(&client).await }
+            })),
+            tokio::spawn(stream.clone().on_schedule(move |stream, _| {
+                let client = kept.clone();
+                async move { stream.kept_connection(&client).await }
+            })),
+            tokio::spawn(stream.clone().on_schedule(move |stream, number| {
+                let (client, path) = (write.clone(), writes_to.clone());
+                async move { stream.write(&client, &path, number).await }
+            })),
         ];
+        let watch =
+            tokio::spawn(stream.watch(fresh()?, path.clone(), Some(first.resource_version)));
         Ok(Self {
             began,
             stop,
             seen,
-            tasks,
+            requests,
+            watch,
             client,
             path,
         })
@@ -129,8 +145,13 @@ impl Probe {
     pub async fn finish(
         self,
     ) -> Result<(Seen, std::collections::BTreeMap<String, u64>), KubeError> {
-        // Streams stop sending; the watch goes on until it has caught up with the list, or for a bounded while.
+        // Streams stop sending and wait for what is on its way, each request and its retry at most [`REQUEST_MAX`]; the watch goes on
+        // until it has caught up with the list, or for a bounded while.
         self.stop.send_replace(true);
+        for stream in self.requests {
+            // One that panicked has shown why; what it saw until then is judged all the same.
+            let _ = stream.await;
+        }
         let list = self
             .client
             .list(&self.path, Duration::from_secs(30))
@@ -154,9 +175,7 @@ impl Probe {
         };
         // What the watch has not told by then counts as not told.
         let _ = tokio::time::timeout(Duration::from_secs(10), caught_up).await;
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.watch.abort();
         let seen = self.seen.lock().await.clone();
         Ok((seen, found))
     }
@@ -200,10 +219,24 @@ impl Stream {
         *self.stopped.borrow()
     }
 
-    /// Requests on schedule: one that takes longer than the period is followed at once by the next.
-    async fn on_schedule(&self, next: &mut Instant) {
-        *next = (*next + PERIOD).max(Instant::now());
-        tokio::time::sleep_until(*next).await;
+    /// Begins a request every [`PERIOD`] until it is told to stop, then waits for those on their way: at most as many as begin in twice
+    /// [`REQUEST_MAX`].
+    async fn on_schedule<F>(self, request: impl Fn(Self, u64) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut on_their_way = JoinSet::new();
+        let mut next = Instant::now();
+        let mut number = 0_u64;
+        while !self.stopped() {
+            number += 1;
+            on_their_way.spawn(request(self.clone(), number));
+            while on_their_way.try_join_next().is_some() {}
+            // A machine that was too busy to be in time has less load to make up for, not more.
+            next = (next + PERIOD).max(Instant::now());
+            tokio::time::sleep_until(next).await;
+        }
+        while on_their_way.join_next().await.is_some() {}
     }
 
     fn sample(&self, sent: Duration, error: Option<&KubeError>, retry: bool) -> Sample {
@@ -215,99 +248,85 @@ impl Stream {
         }
     }
 
-    async fn new_connections(self, client: Client) {
-        let mut next = Instant::now();
-        while !self.stopped() {
-            for retry in [false, true] {
-                let sent = self.began.elapsed();
-                let answer = async {
-                    let mut connection = client.open(REQUEST_MAX).await?;
-                    let response = connection
-                        .raw(Request::get("/api/v1/namespaces/default"), REQUEST_MAX)
-                        .await?;
-                    ok(response.status.as_u16())
-                };
-                let error = answer.await.err();
-                let sample = self.sample(sent, error.as_ref(), retry);
-                self.seen.lock().await.new.0.push(sample);
-                if error.is_none() {
-                    break;
-                }
-            }
-            self.on_schedule(&mut next).await;
-        }
-    }
-
-    async fn kept_connection(self, client: Client) {
-        let mut next = Instant::now();
-        while !self.stopped() {
-            for retry in [false, true] {
-                let sent = self.began.elapsed();
-                let error = client
-                    .get("/api/v1/namespaces/default", REQUEST_MAX)
-                    .await
-                    .err();
-                let sample = self.sample(sent, error.as_ref(), retry);
-                self.seen.lock().await.kept.0.push(sample);
-                if error.is_none() {
-                    break;
-                }
-            }
-            self.on_schedule(&mut next).await;
-        }
-    }
-
-    async fn writes(self, client: Client, path: String) {
-        let mut next = Instant::now();
-        let mut number = 0_u64;
-        while !self.stopped() {
-            number += 1;
-            let name = format!("{NAME_PREFIX}{number:06}");
-            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"n": number.to_string()}});
-            let first_sent = self.began.elapsed();
-            let mut outcome = Outcome::Unknown;
-            for retry in [false, true] {
-                let sent = self.began.elapsed();
-                let answer = client.create(&path, &object, REQUEST_MAX).await;
-                let there_already = retry
-                    && matches!(&answer, Err(error) if error.reason() == Some(&quorate_kube::Reason::AlreadyExists));
-                let error = if there_already {
-                    None
-                } else {
-                    answer.as_ref().err()
-                };
-                let sample = self.sample(sent, error, retry);
-                self.seen.lock().await.write.0.push(sample);
-                match &answer {
-                    Ok(stored) => {
-                        outcome = revision_of(stored).map_or(Outcome::Unknown, |revision| {
-                            Outcome::Acknowledged { revision }
-                        });
-                        break;
-                    }
-                    Err(_) if there_already => {
-                        outcome = Outcome::FoundThere;
-                        break;
-                    }
-                    // Only what was refused both times is known not to be there.
-                    Err(error)
-                        if error.definitely_not_applied()
-                            && (!retry || outcome == Outcome::NotWritten) =>
-                    {
-                        outcome = Outcome::NotWritten;
-                    }
-                    Err(_) => outcome = Outcome::Unknown,
-                }
-            }
-            let write = Write {
-                name,
-                sent: first_sent,
-                ended: self.began.elapsed(),
-                outcome,
+    async fn new_connection(&self, client: &Client) {
+        for retry in [false, true] {
+            let sent = self.began.elapsed();
+            let answer = async {
+                let mut connection = client.open(REQUEST_MAX).await?;
+                let response = connection
+                    .raw(Request::get("/api/v1/namespaces/default"), REQUEST_MAX)
+                    .await?;
+                ok(response.status.as_u16())
             };
-            self.seen.lock().await.writes.push(write);
-            self.on_schedule(&mut next).await;
+            let error = answer.await.err();
+            let sample = self.sample(sent, error.as_ref(), retry);
+            self.seen.lock().await.new.0.push(sample);
+            if error.is_none() {
+                break;
+            }
         }
+    }
+
+    async fn kept_connection(&self, client: &Client) {
+        for retry in [false, true] {
+            let sent = self.began.elapsed();
+            let error = client
+                .get("/api/v1/namespaces/default", REQUEST_MAX)
+                .await
+                .err();
+            let sample = self.sample(sent, error.as_ref(), retry);
+            self.seen.lock().await.kept.0.push(sample);
+            if error.is_none() {
+                break;
+            }
+        }
+    }
+
+    async fn write(&self, client: &Client, path: &str, number: u64) {
+        let name = format!("{NAME_PREFIX}{number:06}");
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"n": number.to_string()}});
+        let first_sent = self.began.elapsed();
+        let mut outcome = Outcome::Unknown;
+        for retry in [false, true] {
+            let sent = self.began.elapsed();
+            let answer = client.create(path, &object, REQUEST_MAX).await;
+            let there_already = retry
+                && matches!(&answer, Err(error) if error.reason() == Some(&quorate_kube::Reason::AlreadyExists));
+            let error = if there_already {
+                None
+            } else {
+                answer.as_ref().err()
+            };
+            let sample = self.sample(sent, error, retry);
+            self.seen.lock().await.write.0.push(sample);
+            match &answer {
+                Ok(stored) => {
+                    outcome = revision_of(stored).map_or(Outcome::Unknown, |revision| {
+                        Outcome::Acknowledged { revision }
+                    });
+                    break;
+                }
+                Err(_) if there_already => {
+                    outcome = Outcome::FoundThere;
+                    break;
+                }
+                // Only what was refused both times is known not to be there.
+                Err(error)
+                    if error.definitely_not_applied()
+                        && (!retry || outcome == Outcome::NotWritten) =>
+                {
+                    outcome = Outcome::NotWritten;
+                }
+                Err(_) => outcome = Outcome::Unknown,
+            }
+        }
+        let write = Write {
+            name,
+            sent: first_sent,
+            ended: self.began.elapsed(),
+            outcome,
+        };
+        self.seen.lock().await.writes.push(write);
     }
 
     /// Ended only from outside: it goes on while the other streams have stopped, to tell of their last writes.

@@ -54,7 +54,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every rule held: nothing lost, nothing failing twice, no gap above [`GAP_MS_MAX`].
+    /// Whether every rule held: the history is whole, and no stream had a gap above [`GAP_MS_MAX`].
     pub fn passed(&self) -> bool {
         self.broken().is_empty()
     }

@@ -1,13 +1,16 @@
 //! The cluster as it was found: what `status` prints and what `apply` ends with. Start at [`text`].
 
+use std::collections::BTreeSet;
+
 use quorate_plan::{
     Intent, Missing, NodeName, Observation, Quorum,
     assessment::{Assessment, Health},
+    observation::EtcdView,
     spec::{BalancerSpec, Role},
 };
 use serde::Serialize;
 
-use super::{counted, harmless, plan::losses, table::Table};
+use super::{counted, harmless, plan::losses, size, table::Table};
 use crate::{
     console::{Paint, Style},
     exit::Exit,
@@ -95,6 +98,10 @@ pub fn text(intent: &Intent, seen: &Observation, assessment: &Assessment, paint:
     let mut out = verdict(intent, assessment, paint);
     out.push('\n');
     out += &hosts(intent, seen).text();
+    if let Some(members) = members(seen) {
+        out.push('\n');
+        out += &members.text();
+    }
     out += &trouble(assessment, paint);
     out
 }
@@ -145,6 +152,58 @@ fn hosts(intent: &Intent, seen: &Observation) -> Table {
         ]);
     }
     table
+}
+
+/// Every member of etcd, also those that the cluster file does not name, with what each tells of itself. `None`: no quorum tells who
+/// the members are.
+fn members(seen: &Observation) -> Option<Table> {
+    let quorum = Quorum::of(seen).ok()??;
+    let mut table = Table::new([
+        "MEMBER", "NAME", "ROLE", "RAFT", "DB", "IN USE", "VERSION", "ALARMS",
+    ]);
+    let views: Vec<&EtcdView> = seen
+        .etcd
+        .values()
+        .filter_map(|view| view.get().ok()?.as_ref())
+        .collect();
+    for (id, member) in &quorum.members {
+        let role = if member.learner {
+            "learner"
+        } else if quorum.leader == Some(*id) {
+            "leader"
+        } else {
+            "voter"
+        };
+        let name = if member.started() {
+            harmless(&member.name)
+        } else {
+            "not started".to_owned()
+        };
+        let alarms: BTreeSet<&str> = views
+            .iter()
+            .flat_map(|view| &view.alarms)
+            .filter(|(_, raised_by)| raised_by == id)
+            .map(|(kind, _)| kind.as_str())
+            .collect();
+        let alarms = if alarms.is_empty() {
+            "none".to_owned()
+        } else {
+            harmless(&alarms.into_iter().collect::<Vec<_>>().join(" "))
+        };
+        let own = views.iter().find(|view| view.member == *id);
+        let tells = |what: &dyn Fn(&EtcdView) -> String| own.map_or_else(unseen, |view| what(view));
+        table.row([
+            id.to_string(),
+            name,
+            role.to_owned(),
+            tells(&|view| view.raft_index.to_string()),
+            tells(&|view| size(view.db_bytes)),
+            tells(&|view| size(view.db_in_use_bytes)),
+            tells(&|view| harmless(&view.version)),
+            alarms,
+        ]);
+    }
+    Some(table)
 }
 
 fn dash() -> String {
