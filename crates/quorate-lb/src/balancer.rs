@@ -389,11 +389,14 @@ impl Balancer {
         self.accepting.store(true, Ordering::Relaxed);
     }
 
-    fn adopt(&self, inherited: Inherited) {
+    /// Hands connections another process began to the workers. They are counted here and now: a worker gets to them in its own time, and
+    /// until then they are as much there as its own, to the limit, to a stop that waits for the last one, and to `status`.
+    pub(crate) fn adopt(&self, inherited: Inherited) {
         let mut control = self.control();
         let mut strangers: BTreeMap<SocketAddr, Arc<Backend>> = BTreeMap::new();
         let mut shares: Vec<Vec<Adopted>> = self.mailboxes.iter().map(|_| Vec::new()).collect();
-        let count = inherited.connections.len();
+        let count = inherited.connections.len() as u32;
+        self.shared.active.fetch_add(count, Ordering::SeqCst);
         for (at, connection) in inherited.connections.into_iter().enumerate() {
             let upstream = connection.upstream.map(|(socket, address)| {
                 let known = control

@@ -361,7 +361,46 @@ fn take_flow(frozen: FrozenFlow) -> io::Result<AdoptedFlow> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::config::Config;
+
+    /// A worker that is busy elsewhere takes nothing away from what is told, nor from what a stop waits for.
+    #[tokio::test]
+    async fn connections_count_before_a_worker_gets_to_them() {
+        let path = Path::new("lb.json");
+        let config = Config::parse(path, br#"{"listen":"127.0.0.1:0","backends":[]}"#);
+        let balancer = Balancer::start(config.expect("a configuration"), path)
+            .await
+            .expect("started");
+        let mut resumes = Vec::new();
+        hold(&balancer, &mut resumes).expect("every worker stands still");
+
+        let mut far = Vec::new();
+        let mut socket = || {
+            let (near, end) = UnixStream::pair().expect("a pair of sockets");
+            near.set_nonblocking(true).expect("a socket");
+            far.push(end);
+            OwnedFd::from(near)
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 6443));
+        let connections = (0..5).map(|_| InheritedConnection {
+            client: socket(),
+            upstream: Some((socket(), address)),
+            up: AdoptedFlow::default(),
+            down: AdoptedFlow::default(),
+        });
+        balancer.adopt(Inherited {
+            connections: connections.collect(),
+            ..Inherited::default()
+        });
+        assert_eq!(balancer.status().connections, 5);
+        // The workers go on, and are asked to end before they can have looked around.
+        drop(resumes);
+        let cut = balancer.stop(Duration::from_millis(50)).await;
+        assert_eq!(cut, 5, "the stop waited for them, and cut them in the end");
+    }
 
     #[test]
     fn a_letter_that_names_a_descriptor_twice_is_refused() {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use serde::{Deserialize, Serialize};
@@ -96,10 +95,9 @@ impl Worker {
         Ok(frozen)
     }
 
-    /// Goes on with connections another process began.
+    /// Goes on with connections another process began. Whoever sent them has counted them.
     pub(super) fn adopt(&mut self, connections: Vec<Adopted>) {
         for adopted in connections {
-            self.shared.active.fetch_add(1, Ordering::SeqCst);
             let Some((socket, lease)) = adopted.upstream else {
                 self.begin(adopted.client);
                 continue;

@@ -466,13 +466,7 @@ async fn an_upgrade_cuts_nobody() {
             after.backends.iter().any(|b| b.name == "a" && b.drained),
             "the drain went along"
         );
-        // Threads take their share over one after the other: the total is awaited, not read once.
-        let began = std::time::Instant::now();
-        let mut after = after;
-        while after.connections < 200 && began.elapsed().as_secs() < 10 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            after = rig.status().await;
-        }
+        // Counted from the first moment, whoever of the threads has got to them by then.
         assert!(after.connections >= 200, "{after:?}");
     }
     for held in &mut held {
