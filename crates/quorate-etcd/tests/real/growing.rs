@@ -59,6 +59,16 @@ async fn one_grows_to_three_by_learners() {
         m2.get_local(b"a", SOON).await.unwrap()
     })
     .await;
+    // An entry that changes nothing is an entry all the same: whoever has it is connected now.
+    let before = m1.status(SOON).await.unwrap();
+    assert!(!m1.delete(b"nothing", SOON).await.unwrap());
+    let after = m1.status(SOON).await.unwrap();
+    assert!(after.raft_index > before.raft_index && after.revision == before.revision);
+    eventually(SOON, "the learner has the entry", || async {
+        let there = m2.status(SOON).await.ok()?;
+        (there.raft_index >= after.raft_index && there.leader == after.leader).then_some(())
+    })
+    .await;
     lab.promote(1, &added).await;
     let again = m1.member_promote(added.id, SOON).await.unwrap_err();
     assert!(matches!(again, EtcdError::NotALearner), "{again:?}");

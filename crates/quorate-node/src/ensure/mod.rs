@@ -16,6 +16,7 @@ mod guarded;
 mod images;
 mod kubelet;
 mod learner;
+mod members;
 mod network;
 mod prepared;
 mod registered;
