@@ -37,4 +37,4 @@ pub use config::{BackendConfig, Config, ConfigError};
 pub use handover::HandoverError;
 pub use pool::DrainError;
 pub use run::{RunError, run, terminated};
-pub use systemd::unit;
+pub use systemd::{UnitError, unit};

@@ -1,6 +1,6 @@
 //! What systemd is told, and the unit it is given. Without systemd every call here does nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -87,12 +87,13 @@ pub(crate) fn watchdog() -> Option<Duration> {
 /// device rules. `LimitNOFILE` is not set on purpose: the process raises its soft limit to whatever
 /// hard limit exists, and asking for more than exists would be a failure in a container.
 ///
-/// # Panics
-/// If a path is not UTF-8 or holds a control character: no unit file can name it.
-pub fn unit(binary: &Path, config: &Path) -> String {
-    let (binary, config) = (quoted(binary), quoted(config));
-    format!(
+/// # Errors
+/// [`UnitError`] for a path that no unit file can name.
+pub fn unit(binary: &Path, config: &Path) -> Result<String, UnitError> {
+    let (binary, config) = (quoted(binary)?, quoted(config)?);
+    Ok(format!(
         "\
+# Written by Quorate; changes are overwritten.
 [Unit]
 Description=Quorate load balancer for kube-apiservers
 After=network-online.target
@@ -111,7 +112,8 @@ RestartSec=100ms
 WatchdogSec=10s
 TimeoutStopSec=60s
 RuntimeDirectory=quorate
-# Others may keep files there.
+# Others keep files there, and secrets among them.
+RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes
 UMask=0077
 OOMScoreAdjust=-900
@@ -140,28 +142,33 @@ SystemCallErrorNumber=EPERM
 [Install]
 WantedBy=multi-user.target
 "
-    )
+    ))
+}
+
+/// A path that a unit file cannot name: it is not UTF-8, or holds a control character.
+#[derive(Debug, thiserror::Error)]
+#[error("a unit file cannot name {path:?}: expected UTF-8 without control characters")]
+pub struct UnitError {
+    /// The path.
+    pub path: PathBuf,
 }
 
 /// A path as one word of a unit file: quoted, with systemd's specifiers and variables made literal.
-fn quoted(path: &Path) -> String {
+fn quoted(path: &Path) -> Result<String, UnitError> {
     let text = path
         .to_str()
-        .expect("a unit file is UTF-8 and cannot name this path");
-    assert!(
-        !text.chars().any(char::is_control),
-        "a unit file cannot name {text:?}"
-    );
+        .filter(|text| !text.chars().any(char::is_control))
+        .ok_or_else(|| UnitError { path: path.into() })?;
     let literal = text
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('%', "%%")
         .replace('$', "$$");
-    if literal == text && !text.contains([' ', '\'', ';']) {
+    Ok(if literal == text && !text.contains([' ', '\'', ';']) {
         literal
     } else {
         format!("\"{literal}\"")
-    }
+    })
 }
 
 #[cfg(test)]
@@ -173,7 +180,8 @@ mod tests {
         let text = unit(
             Path::new("/opt/quorate/ab12/quorate"),
             Path::new("/etc/quorate/lb.json"),
-        );
+        )
+        .expect("a unit");
         assert!(text.contains(
             "\nExecStart=/opt/quorate/ab12/quorate lb run --config /etc/quorate/lb.json\n"
         ));
@@ -185,11 +193,14 @@ mod tests {
         let text = unit(
             Path::new("/opt/my quorate/100%/$x"),
             Path::new("/etc/lb.json"),
-        );
+        )
+        .expect("a unit");
         assert!(
             text.contains("ExecStart=\"/opt/my quorate/100%%/$$x\" lb run --config /etc/lb.json\n"),
             "{text}"
         );
+        let err = unit(Path::new("/opt/a\nb"), Path::new("/etc/lb.json")).expect_err("two lines");
+        assert!(err.to_string().contains("\"/opt/a\\nb\""), "{err}");
     }
 
     /// A key systemd does not know is only a warning to it, and a protection that is not there.
@@ -199,7 +210,7 @@ mod tests {
         let file = dir.path().join("quorate-lb.service");
         std::fs::write(
             &file,
-            unit(Path::new("/bin/true"), Path::new("/etc/quorate/lb.json")),
+            unit(Path::new("/bin/true"), Path::new("/etc/quorate/lb.json")).expect("a unit"),
         )
         .expect("written");
         let verify = std::process::Command::new("systemd-analyze")

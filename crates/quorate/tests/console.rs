@@ -31,6 +31,28 @@ fn stories() {
     assert!(paths.len() >= 8, "only {} stories", paths.len());
 }
 
+/// A host asks the binary that shall balance for its unit, in exactly these words, and reads its hash back from it.
+#[test]
+fn the_unit_of_a_balancer() {
+    let output = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args([
+            "lb",
+            "unit",
+            "--program",
+            "/var/lib/quorate/bin/quorate-abc",
+        ])
+        .args(["--config", "/etc/quorate/lb.json"])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let starts =
+        "\nExecStart=/var/lib/quorate/bin/quorate-abc lb run --config /etc/quorate/lb.json\n";
+    assert!(text.contains(starts), "{text}");
+    assert!(text.contains("\nRuntimeDirectoryMode=0700\n"), "{text}");
+}
+
 /// Runs the commands of a story, and gives the story as it went. Lines beginning with `# ` are its prose.
 fn tell(story: &str, files: &Path) -> String {
     let directory = tempfile::tempdir().unwrap();

@@ -1,16 +1,20 @@
 //! The balancer runs here, as the binary with that hash. Before there is a cluster it has no backends.
+//!
+//! What the unit has to say is known to the program that it runs: that one is asked for it, and nothing here repeats it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 
 use super::{TOOL_WITHIN, Work};
 use crate::{
     bundle::{digest_of, is_id},
-    command::Command,
+    command::{Command, Tools},
     durable::{self, FileError},
     error::ActionError,
+    facts::binary_of_unit,
     paths::Paths,
+    shown,
 };
 
 const UNIT: &str = "quorate-lb.service";
@@ -23,7 +27,7 @@ pub(super) async fn ensure(
     let program = work.paths.binaries().join(format!("quorate-{binary}"));
     check(&program, binary)?;
     let configured = configure(work.paths, listen)?;
-    let text = unit(&format!("/var/lib/quorate/bin/quorate-{binary}"));
+    let text = unit(work.tools, &program, binary).await?;
     let renewed = durable::write_if_different(&work.paths.unit(UNIT), text.as_bytes(), 0o644)?;
     let systemctl = |args: &[&str]| {
         work.tools
@@ -44,7 +48,7 @@ pub(super) async fn ensure(
 }
 
 /// A unit that names a binary which is not there, or not that one, would fail at the next boot.
-fn check(program: &std::path::Path, binary: &str) -> Result<(), ActionError> {
+fn check(program: &Path, binary: &str) -> Result<(), ActionError> {
     let next = "copy this run's binary to the host again";
     if !is_id(binary) {
         return Err(ActionError::unexpected(
@@ -64,6 +68,30 @@ fn check(program: &std::path::Path, binary: &str) -> Result<(), ActionError> {
     Ok(())
 }
 
+/// The unit that runs the balancer, by the account of `program`, which is the one it shall run.
+async fn unit(tools: &Tools, program: &Path, binary: &str) -> Result<String, ActionError> {
+    let runs = format!("/var/lib/quorate/bin/quorate-{binary}");
+    let ask = Command::new(program.to_string_lossy(), TOOL_WITHIN).args([
+        "lb",
+        "unit",
+        "--program",
+        &runs,
+        "--config",
+        "/etc/quorate/lb.json",
+    ]);
+    let text = tools.run(ask).await?.text();
+    // What a later look reads back has to be what was asked for.
+    if binary_of_unit(&text) == Some(binary) {
+        Ok(text)
+    } else {
+        Err(ActionError::unexpected(
+            format!("a unit that runs `{runs}` from `quorate lb unit`"),
+            shown::tail(text.as_bytes()),
+            "copy this run's binary to the host again",
+        ))
+    }
+}
+
 /// Sets the listener and leaves everything else in the file as it is. Says whether it was changed.
 fn configure(paths: &Paths, listen: SocketAddr) -> Result<bool, ActionError> {
     let path = paths.balancer();
@@ -79,23 +107,6 @@ fn configure(paths: &Paths, listen: SocketAddr) -> Result<bool, ActionError> {
     object.entry("backends").or_insert_with(|| json!([]));
     durable::write_json(&path, &config)?;
     Ok(true)
-}
-
-fn unit(program: &str) -> String {
-    format!(
-        "# Written by Quorate; changes are overwritten.\n\
-         [Unit]\nDescription=Quorate load balancer for kube-apiservers\nWants=network-online.target\nAfter=network-online.target\n\
-         # Starting it once more is always better than leaving it down.\nStartLimitIntervalSec=0\n\n\
-         [Service]\nType=notify\nNotifyAccess=main\nExecStart={program} lb run --config /etc/quorate/lb.json\n\
-         ExecReload=/bin/kill -HUP $MAINPID\nRestart=always\nRestartSec=100ms\nWatchdogSec=10s\nTimeoutStopSec=60s\n\
-         RuntimeDirectory=quorate\nRuntimeDirectoryMode=0700\nRuntimeDirectoryPreserve=yes\nUMask=0077\nOOMScoreAdjust=-900\n\
-         CapabilityBoundingSet=CAP_NET_BIND_SERVICE\nNoNewPrivileges=yes\nProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\n\
-         ProtectKernelTunables=yes\nProtectKernelModules=yes\nProtectKernelLogs=yes\nProtectControlGroups=yes\nProtectHostname=yes\n\
-         RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX\nRestrictNamespaces=yes\nRestrictRealtime=yes\nRestrictSUIDSGID=yes\n\
-         LockPersonality=yes\nMemoryDenyWriteExecute=yes\nSystemCallArchitectures=native\nSystemCallFilter=@system-service\n\
-         SystemCallErrorNumber=EPERM\n\n\
-         [Install]\nWantedBy=multi-user.target\n"
-    )
 }
 
 #[cfg(test)]
@@ -120,6 +131,32 @@ mod tests {
         assert_eq!(kept["listen"], "0.0.0.0:6443");
         machine.write("/etc/quorate/lb.json", "[]");
         assert!(configure(&machine.paths, listen).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_program_is_asked_for_its_unit() {
+        let machine = testing::machine();
+        let program = machine.paths.binaries().join("x");
+        let script = |text: &str| {
+            machine.write("/var/lib/quorate/bin/x", format!("#!/bin/sh\n{text}\n"));
+            let run = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(&program, run).unwrap();
+        };
+        let tools = Tools::default();
+        let ask = || unit(&tools, &program, "abc");
+        script(r#"printf '%s\n' "[Service]" "ExecStart=$4 $1 run $5 $6""#);
+        assert_eq!(
+            ask().await.unwrap(),
+            "[Service]\nExecStart=/var/lib/quorate/bin/quorate-abc lb run --config /etc/quorate/lb.json\n"
+        );
+        script("echo ExecStart=/var/lib/quorate/bin/quorate-def lb run");
+        let err = ask().await.unwrap_err().to_string();
+        assert!(
+            err.contains("quorate-abc") && err.contains("quorate-def"),
+            "{err}"
+        );
+        script("exit 3");
+        assert!(ask().await.is_err());
     }
 
     #[test]

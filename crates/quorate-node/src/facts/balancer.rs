@@ -113,7 +113,8 @@ fn binary(paths: &Paths) -> Result<String, FileError> {
     Ok(binary_of_unit(&unit).unwrap_or_default().to_owned())
 }
 
-fn binary_of_unit(unit: &str) -> Option<&str> {
+/// The hash in the name of the program that this unit runs, when it is one of ours.
+pub(crate) fn binary_of_unit(unit: &str) -> Option<&str> {
     let command = unit
         .lines()
         .find_map(|line| line.strip_prefix("ExecStart="))?;

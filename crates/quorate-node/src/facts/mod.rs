@@ -32,6 +32,7 @@ use crate::{
 
 pub(crate) use api::present;
 pub(crate) use api::{nodes, own_tokens};
+pub(crate) use balancer::binary_of_unit;
 pub(crate) use endpoint::resolve;
 pub(crate) use manifests::{flag_of, parse as parse_manifest};
 pub(crate) use pki::{

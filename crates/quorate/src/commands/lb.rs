@@ -18,11 +18,14 @@ use crate::{
 #[command(before_help = "\
 Examples:
   quorate lb run --config /etc/quorate/lb.json
+  quorate lb unit > /etc/systemd/system/quorate-lb.service
   quorate lb status
   quorate lb drain cp-2                     no new connections to cp-2; established ones are kept")]
 pub enum Command {
     /// Run a balancer until SIGTERM. SIGHUP reads its configuration again.
     Run(RunArguments),
+    /// Print the systemd unit that runs a balancer.
+    Unit(UnitArguments),
     /// Show backends and counts.
     Status(StatusArguments),
     /// Send a backend no new connections. Established ones are kept.
@@ -41,6 +44,17 @@ pub struct RunArguments {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+/// What the unit runs.
+#[derive(Debug, Args)]
+pub struct UnitArguments {
+    /// The program; this one when it is not given.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/quorate/lb.json")]
+    config: PathBuf,
 }
 
 /// Which balancer.
@@ -88,6 +102,7 @@ pub struct BackendArguments {
 pub async fn run(command: &Command, console: &mut Console) -> Result<(), Failure> {
     let (socket, request) = match command {
         Command::Run(arguments) => return serve(arguments).await,
+        Command::Unit(arguments) => return unit(arguments, console),
         Command::Status(arguments) => return status(arguments, console).await,
         Command::Drain(arguments) => (
             &arguments.socket,
@@ -113,6 +128,24 @@ pub async fn run(command: &Command, console: &mut Console) -> Result<(), Failure
         Response::Refused { why } => Err(Failure::new(Exit::Refused, harmless(&why))),
         Response::Status(_) => Err(strange()),
     }
+}
+
+fn unit(arguments: &UnitArguments, console: &mut Console) -> Result<(), Failure> {
+    let program = match &arguments.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(|error| {
+            Failure::doing(Exit::Unexpected, "could not find our own binary", &error)
+        })?,
+    };
+    // A unit names absolute paths.
+    let absolute = |path: &std::path::Path| {
+        std::path::absolute(path).map_err(|error| {
+            Failure::doing(Exit::Unexpected, "there is no working directory", &error)
+        })
+    };
+    let text = quorate_lb::unit(&absolute(&program)?, &absolute(&arguments.config)?)
+        .map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    console.data(&text)
 }
 
 fn strange() -> Failure {
