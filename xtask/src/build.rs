@@ -65,7 +65,7 @@ pub fn quorate(progress: &mut Progress) -> Result<PathBuf> {
         "--config",
         &flags,
     ];
-    progress.run("Build quorate", &mut cargo(&arguments))?;
+    progress.build("Build quorate", &mut cargo(&arguments))?;
     Ok(target_directory().join(&triple).join("release/quorate"))
 }
 
@@ -74,7 +74,7 @@ pub fn quorate(progress: &mut Progress) -> Result<PathBuf> {
 /// # Errors
 /// When the build fails.
 pub fn quorate_for_tests(progress: &mut Progress) -> Result<PathBuf> {
-    progress.run(
+    progress.build(
         "Build quorate for tests",
         &mut cargo(&["build", "--locked", "--package", "quorate"]),
     )?;
@@ -99,9 +99,21 @@ pub fn bundle(progress: &mut Progress, quorate: &Path, kubernetes: &str) -> Resu
         .arg(root().join("bundle"))
         .arg("--out")
         .arg(&out);
-    progress.run_open(
+    progress.build_open(
         &format!("Build the components of Kubernetes {kubernetes}"),
         &mut command,
     )?;
     Ok(out)
+}
+
+/// Builds the live cases, and finds the program that has them.
+///
+/// # Errors
+/// When the build fails.
+pub fn live_cases(progress: &mut Progress) -> Result<PathBuf> {
+    progress.build(
+        "Build the live cases",
+        &mut cargo(&["build", "--locked", "--package", "quorate-live"]),
+    )?;
+    Ok(target_directory().join("debug/quorate-live"))
 }

@@ -1,13 +1,13 @@
 //! Live cases: chosen here, run by `tests/live`, each within a time budget of its own.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fmt, path::Path, process::Command, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, progress::Progress};
+use crate::progress::Progress;
 
 /// A case as `quorate-live list` prints it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
     /// Its name.
     pub name: String,
@@ -19,22 +19,15 @@ pub struct Case {
     pub about: String,
 }
 
-/// All cases.
+/// All cases of the program that has them.
 ///
 /// # Errors
-/// When the program that has them cannot be built or started.
-pub fn cases() -> Result<Vec<Case>> {
-    let output = build::cargo(&[
-        "run",
-        "--quiet",
-        "--locked",
-        "--package",
-        "quorate-live",
-        "--",
-        "list",
-    ])
-    .output()
-    .context("failed to start cargo")?;
+/// When it cannot be started, or prints something else.
+pub fn cases(program: &Path) -> Result<Vec<Case>> {
+    let output = Command::new(program)
+        .arg("list")
+        .output()
+        .with_context(|| format!("failed to start {}", program.display()))?;
     if !output.status.success() {
         bail!(
             "the live cases cannot be listed:\n{}",
@@ -80,27 +73,78 @@ pub fn choose(all: &[Case], full: bool, only: Option<&str>) -> Result<Vec<Case>>
     }
 }
 
+/// One part of several: `2/4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 to `of`.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Shard {
+    /// All there is.
+    pub const WHOLE: Self = Self { number: 1, of: 1 };
+
+    /// Its share of the cases, in their order. Shares are about equally long and depend on nothing but the cases: the longest case goes
+    /// first, each to the part that has least to do.
+    pub fn of(self, cases: &[Case]) -> Vec<Case> {
+        let mut longest: Vec<&Case> = cases.iter().collect();
+        longest.sort_by(|a, b| b.budget.cmp(&a.budget).then(a.name.cmp(&b.name)));
+        let mut parts = vec![(Duration::ZERO, Vec::new()); self.of];
+        for case in longest {
+            let least = parts
+                .iter_mut()
+                .min_by_key(|(sum, _)| *sum)
+                .expect("there is at least one part");
+            least.0 += case.budget;
+            least.1.push(case);
+        }
+        let own = &parts[self.number - 1].1;
+        cases
+            .iter()
+            .filter(|case| own.contains(case))
+            .cloned()
+            .collect()
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once('/')
+            .and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parsed {
+            Some((number, of)) if (1..=of).contains(&number) => Ok(Self { number, of }),
+            _ => Err("expected a part and how many there are, like 2/4".into()),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
 /// Runs one case and returns how many of its checks passed and failed.
 ///
 /// # Errors
 /// When it cannot be started or prints no counts.
 pub fn run(
     progress: &mut Progress,
+    program: &Path,
     case: &Case,
     quorate: &Path,
     bundle: &Path,
 ) -> Result<(usize, usize)> {
     let title = format!("Live: {}", case.name);
-    let mut command: Command = build::cargo(&[
-        "run",
-        "--quiet",
-        "--locked",
-        "--package",
-        "quorate-live",
-        "--",
-        &case.name,
-    ]);
+    let mut command = Command::new(program);
     command
+        .arg(&case.name)
+        .current_dir(crate::build::root())
         .env("QUORATE_BINARY", quorate)
         .env("QUORATE_BUNDLE", bundle);
     let outcome = progress.run_within(&title, &mut command, case.budget * 2);
@@ -122,4 +166,52 @@ pub fn run(
         (Some((passed, failed)), Err(_)) => (passed, std::cmp::max(failed, 1)),
         (None, _) => (0, 1),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(name: &str, minutes: u64) -> Case {
+        Case {
+            name: name.into(),
+            full: true,
+            budget: Duration::from_secs(60 * minutes),
+            about: String::new(),
+        }
+    }
+
+    #[test]
+    fn shards_are_all_cases_once_and_about_equally_long() {
+        let cases: Vec<Case> = [("a", 9), ("b", 1), ("c", 5), ("d", 4), ("e", 1), ("f", 7)]
+            .map(|(name, minutes)| case(name, minutes))
+            .into();
+        for of in 1..8 {
+            let parts: Vec<Vec<Case>> = (1..=of)
+                .map(|number| Shard { number, of }.of(&cases))
+                .collect();
+            let mut names: Vec<String> = parts
+                .iter()
+                .flatten()
+                .map(|case| case.name.clone())
+                .collect();
+            names.sort();
+            assert_eq!(names, ["a", "b", "c", "d", "e", "f"], "{of} parts");
+        }
+        let sums: Vec<u64> = (1..=3)
+            .map(|number| {
+                let part = Shard { number, of: 3 }.of(&cases);
+                part.iter().map(|case| case.budget.as_secs() / 60).sum()
+            })
+            .collect();
+        assert_eq!(sums, [9, 9, 9]);
+    }
+
+    #[test]
+    fn shards_by_name() {
+        assert_eq!("2/4".parse(), Ok(Shard { number: 2, of: 4 }));
+        for wrong in ["0/4", "5/4", "2", "2/", "a/b", "1/0"] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
 }

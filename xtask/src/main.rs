@@ -7,7 +7,9 @@ mod build;
 mod live;
 mod machine;
 mod progress;
+mod promises;
 mod quickstart;
+mod runs;
 mod test;
 mod tidy;
 

