@@ -157,6 +157,7 @@ async fn happen(lab: &Lab, what: &str) {
         ["alarm", name, kind] => lab
             .shared
             .change(|world| world.raise_alarm(&node(name), kind)),
+        ["damage", file] => fs::write(lab.directory.join(file), "x").unwrap(),
         ["rest"] => lab.shared.rest().await,
         ["apply"] => {
             let seen = run(lab, "quorate apply --yes -f @/demo.yaml", String::new()).await;
@@ -265,7 +266,10 @@ fn redacted_word(word: &str) -> String {
     }
 }
 
-/// A bundle as far as the operator's machine reads it: its manifest.
+/// SHA-256 of nothing.
+const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// A bundle as the operator's machine reads it: its manifest, and files that are what it says.
 fn write_bundle(directory: &Path) {
     let images = [
         ("kube-apiserver", "v1.35.4"),
@@ -282,7 +286,7 @@ fn write_bundle(directory: &Path) {
         .iter()
         .map(|(name, tag)| {
             json!({
-                "path": format!("images/{name}.tar"), "size": 1, "sha256": "00".repeat(32), "role": "image",
+                "path": format!("images/{name}.tar"), "size": 0, "sha256": EMPTY, "role": "image",
                 "version": tag, "source": name, "built": "fetched", "image": reference(name, tag),
             })
         })
@@ -294,6 +298,9 @@ fn write_bundle(directory: &Path) {
         "images": images.iter().map(|(name, tag)| ((*name).to_owned(), json!(reference(name, tag)))).collect::<serde_json::Map<_, _>>(),
         "files": files,
     });
-    fs::create_dir_all(directory).unwrap();
+    fs::create_dir_all(directory.join("images")).unwrap();
+    for (name, _) in images {
+        fs::write(directory.join(format!("images/{name}.tar")), "").unwrap();
+    }
     fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
 }

@@ -7,7 +7,7 @@ use quorate_exec::{
     Journal, Recorder, Stop, StopSignal, World, identity, observe, run as run_plan,
 };
 use quorate_plan::{
-    Event, Goal, Intent, Observation, Plan,
+    Ensure, Event, Goal, HostEnsure, Intent, Observation, Plan,
     assessment::{Health, assess},
     event::Verdict,
     plan,
@@ -24,7 +24,9 @@ use crate::{
     reach::Reach,
     saved::{self, SavedPlan},
     show::{
-        self, assessment, counted, duration,
+        self, assessment,
+        bundle::Parts,
+        counted, duration,
         progress::{Between, Progress},
     },
 };
@@ -110,6 +112,7 @@ pub async fn run(
         {
             return Err(Failure::usage("nothing was done"));
         }
+        whole_components(&cluster, &planning.plan, console)?;
         let outcome = drive(&cluster, &intent, &world, &planning.plan, console).await?;
         if outcome.verdict != Verdict::Done || planning.waiting.is_empty() {
             return tokio::select! {
@@ -184,6 +187,42 @@ fn same(saved: &Plan, fresh: &Plan, console: &mut Console) -> Result<(), Failure
         "planning afresh yields another plan than the saved one",
     )
     .hint("look at it and save it again: `quorate plan --out FILE`"))
+}
+
+/// Components that are to be brought to hosts are what their manifest says: every host would find out, after it was changed for them.
+///
+/// # Errors
+/// When they are not: nothing was done yet.
+fn whole_components(cluster: &ClusterFile, plan: &Plan, console: &Console) -> Result<(), Failure> {
+    let brought = plan
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .any(|step| matches!(step.ensure, Ensure::Host(HostEnsure::Bundle { .. })));
+    if !brought {
+        return Ok(());
+    }
+    let path = cluster.bundle_path();
+    let mut parts = Parts::new(console);
+    let compared = quorate_bundle::verify(&path, &mut |progress| parts.count(&progress));
+    parts.end();
+    let differences = compared.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let mut failure = Failure::usage(format!(
+        "the components in `{}` are not what their manifest says: nothing was done",
+        path.display()
+    ));
+    failure.causes = differences
+        .iter()
+        .take(DIFFERENCES_MAX)
+        .map(ToString::to_string)
+        .collect();
+    Err(failure.hint(format!(
+        "`quorate bundle verify {}` shows all; build or fetch them again: files that are right are kept",
+        path.display()
+    )))
 }
 
 /// How a run ended.
