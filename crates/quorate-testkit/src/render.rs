@@ -1,6 +1,6 @@
 //! Plans, judgements and worlds as short text, for golden files and for comparing. Start at [`plan`].
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use quorate_plan::{
     Plan, Planning, Step,
@@ -103,6 +103,7 @@ pub fn lasting(world: &World) -> String {
     let mut world = world.clone();
     world.now_ms = 0;
     for machine in world.machines.values_mut() {
+        let machine = Arc::make_mut(machine);
         machine.boots = 0;
         machine.memory.recipients = 0;
         machine.memory.connected = false;

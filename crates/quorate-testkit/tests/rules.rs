@@ -1,7 +1,7 @@
 //! The world keeps the rules it claims to keep: those of `docs/design/etcd-rules.md`, in etcd's words, and kubeadm's about who serves
 //! when. And the invariants do fail where they must.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use quorate_plan::{
     Fence, HostEnsure, Intent, MemberId, NodeName, Observation, Planning, Request, plan,
@@ -312,7 +312,7 @@ fn a_joiner_names_exactly_the_members() {
 /// Takes the empty-data guard away: what etcd alone would do.
 fn unguarded(world: &mut World) {
     for machine in world.machines.values_mut() {
-        machine.disk.marker = None;
+        Arc::make_mut(machine).disk.marker = None;
     }
 }
 

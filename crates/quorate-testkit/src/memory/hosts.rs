@@ -194,15 +194,7 @@ impl Process {
     /// Hosts notice that the channel is closed.
     fn hang_up(&self) {
         let mut inner = self.shared.now();
-        for machine in inner.world.machines.values_mut() {
-            let claim = &machine.disk.claim;
-            if claim
-                .as_ref()
-                .is_some_and(|claim| claim.operator == self.operator)
-            {
-                machine.memory.connected = false;
-            }
-        }
+        inner.world.hang_up(&self.operator);
     }
 
     async fn after(&self, fate: &Fate) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quorate_plan::{
-    Claim, Fence, Handover, NodeName, Refusal, Sealed, admit::Recipient, observation::Fencing,
+    Claim, Fence, Handover, NodeName, Operator, Refusal, Sealed, admit::Recipient, observation::Fencing,
 };
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,16 @@ impl World {
         machine.disk.claim = None;
         machine.memory.connected = false;
         Ok(())
+    }
+
+    /// The operator's channels close: hosts notice.
+    pub fn hang_up(&mut self, operator: &Operator) {
+        for machine in self.machines.values_mut() {
+            let claim = machine.disk.claim.as_ref();
+            if machine.memory.connected && claim.is_some_and(|claim| claim.operator == *operator) {
+                Arc::make_mut(machine).memory.connected = false;
+            }
+        }
     }
 
     pub(super) fn outranked(fencing: &Fencing, token: Fence) -> Refusal {

@@ -12,7 +12,7 @@ pub mod machine;
 mod report;
 mod tick;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use quorate_plan::{
     Intent, NodeName, Observation, Seen,
@@ -36,8 +36,8 @@ pub const USERS_BALANCER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 
 /// Everything outside the operator's machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
-    /// Every machine of the cluster file, made or not.
-    pub machines: BTreeMap<NodeName, Machine>,
+    /// Every machine of the cluster file, made or not. Worlds share the machines in which they do not differ.
+    pub machines: BTreeMap<NodeName, Arc<Machine>>,
     /// etcd clusters that were ever started, by ID. More than one that has a leader is a split brain.
     pub clusters: BTreeMap<ClusterId, EtcdCluster>,
     /// The endpoint that hosts resolve and ask.
@@ -73,7 +73,7 @@ impl World {
         for (node, machine, _) in spec.machines() {
             self.machines
                 .entry(node.clone())
-                .or_insert_with(|| Machine::new(node, machine.address, spec.local()));
+                .or_insert_with(|| Arc::new(Machine::new(node, machine.address, spec.local())));
         }
         if !spec.hosts_file {
             self.resolves = spec.endpoint_address().or(Some(USERS_BALANCER));
@@ -95,9 +95,8 @@ impl World {
     /// # Panics
     /// As [`World::machine`].
     pub fn machine_mut(&mut self, node: &NodeName) -> &mut Machine {
-        self.machines
-            .get_mut(node)
-            .unwrap_or_else(|| panic!("no machine {node} in this world"))
+        let machine = self.machines.get_mut(node);
+        Arc::make_mut(machine.unwrap_or_else(|| panic!("no machine {node} in this world")))
     }
 
     /// The machine at that address.
@@ -105,6 +104,7 @@ impl World {
         self.machines
             .iter()
             .find(|(_, machine)| machine.address == address)
+            .map(|(node, machine)| (node, machine.as_ref()))
     }
 
     /// What the provider tells of its machines.

@@ -1,6 +1,9 @@
 //! What happens by itself. Start at [`World::tick`].
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use quorate_plan::{
     MemberId, NodeName,
@@ -35,12 +38,8 @@ impl World {
 
     /// All that a tick can change: comparing it is cheaper than comparing everything.
     fn in_motion(&self) -> impl PartialEq + use<> {
-        let hosts: Vec<_> = self
-            .machines
-            .values()
-            .map(|machine| (machine.memory.pods.clone(), machine.disk.etcd.clone()))
-            .collect();
-        (hosts, self.clusters.clone())
+        let machines: Vec<_> = self.machines.values().cloned().collect();
+        (machines, self.clusters.clone())
     }
 
     /// Ticks until nothing changes any more.
@@ -62,21 +61,22 @@ impl World {
             if !machine.active("kubelet") || !machine.active("containerd") {
                 continue;
             }
-            let manifests: BTreeSet<&String> = machine.disk.manifests.keys().collect();
-            machine
-                .memory
-                .pods
-                .retain(|name, _| manifests.contains(name));
-            for name in manifests {
-                let pod = machine
-                    .memory
-                    .pods
-                    .entry(name.clone())
-                    .or_insert(Pod::Starting);
-                // What depends on nothing else answers at once.
-                if !matches!(name.as_str(), "etcd" | "kube-apiserver") {
-                    *pod = Pod::Serving;
-                }
+            let pods: BTreeMap<String, Pod> = machine
+                .disk
+                .manifests
+                .keys()
+                .map(|name| {
+                    let pod = match (name.as_str(), machine.memory.pods.get(name)) {
+                        ("etcd" | "kube-apiserver", Some(pod)) => pod.clone(),
+                        ("etcd" | "kube-apiserver", None) => Pod::Starting,
+                        // What depends on nothing else answers at once.
+                        _ => Pod::Serving,
+                    };
+                    (name.clone(), pod)
+                })
+                .collect();
+            if pods != machine.memory.pods {
+                Arc::make_mut(machine).memory.pods = pods;
             }
         }
     }
@@ -96,12 +96,15 @@ impl World {
                 Some(disk) => self.restarts(&node, &disk),
                 None => self.bootstrap(&node, &manifest),
             };
-            let pod = self.machine_mut(&node).memory.pods.get_mut("etcd");
-            let pod = pod.expect("looked up above");
-            match started {
-                Err(words) => *pod = Pod::Crashing(words),
-                Ok(()) if matches!(pod, Pod::Crashing(_)) => *pod = Pod::Starting,
-                Ok(()) => {}
+            let was = &self.machine(&node).memory.pods["etcd"];
+            let is = match started {
+                Err(words) => Pod::Crashing(words),
+                Ok(()) if matches!(was, Pod::Crashing(_)) => Pod::Starting,
+                Ok(()) => continue,
+            };
+            if is != *was {
+                let pods = &mut self.machine_mut(&node).memory.pods;
+                pods.insert("etcd".into(), is);
             }
         }
     }
@@ -261,9 +264,14 @@ impl World {
             let index = self.clusters[&id].index;
             let mut connected = BTreeSet::new();
             for host in self.followers(id) {
-                if let Some(disk) = &mut self.machine_mut(&host).disk.etcd {
+                let Some(disk) = &self.machine(&host).disk.etcd else {
+                    continue;
+                };
+                connected.insert(disk.member);
+                if disk.index != index
+                    && let Some(disk) = &mut self.machine_mut(&host).disk.etcd
+                {
                     disk.index = index;
-                    connected.insert(disk.member);
                 }
             }
             let cluster = self.clusters.get_mut(&id).expect("listed above");
