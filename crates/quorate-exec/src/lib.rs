@@ -17,7 +17,7 @@ pub mod stop;
 
 pub use journal::{Journal, JournalError, Recorder};
 pub use machines::{LocalMachines, Machines};
-pub use observe::{look_for, observe};
+pub use observe::{consider, look_for, observe};
 pub use run::run;
 pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
 pub use ssh::{Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings, Way};

@@ -92,9 +92,8 @@ impl LocalMachines {
             local,
             cluster,
             wanted: intent
-                .spec
                 .machines()
-                .map(|(node, _, role)| (node.clone(), role))
+                .map(|(node, _, role)| (node.clone(), role.unwrap_or(Role::ControlPlane)))
                 .collect(),
             kind: kind_of_this_machine().map_err(|error| bad(chain(&error)))?,
             bundle: bundle.map(|dir| Bind::read_only(dir, inside)),

@@ -1,19 +1,25 @@
 //! Looking at everything: all hosts side by side, each with a deadline. Start at [`observe`].
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use quorate_plan::{
-    Intent, Missing, NodeName, Observation, Seen,
+    Intent, Missing, NodeName, Observation, Planning, Seen,
     kubeadm::dns_address,
-    observation::{HostFacts, HostReport, InfraView, Look, Power},
+    observation::{HostFacts, HostReport, InfraView, Look, Power, Sightings},
+    plan,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::seam::{Hosts, Infra, World};
+use crate::{
+    pace,
+    seam::{Hosts, Infra, World},
+};
 
 /// How long one look may take before the rest goes on without that host. A host that answers takes a fraction of a second; the first
 /// look at a new host brings the binary along, and goes on in the background when this is not enough.
@@ -33,7 +39,52 @@ pub fn look_for(intent: &Intent) -> Look {
 /// A host that is not made yet is known to be blank, so that a plan can be made before there are machines. One that is switched off or
 /// frozen is not asked, and says so.
 pub async fn observe<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Observation {
-    Sight::look(world, intent).await.now()
+    Sight::look(world, intent, &Looks::default()).await.now()
+}
+
+/// Looks and plans; and looks again for a while as long as the plan only waits to see whether somebody who does not answer is gone: one
+/// look that failed says nothing about that.
+pub async fn consider<H: Hosts, I: Infra>(
+    world: &World<H, I>,
+    intent: &Intent,
+) -> (Observation, Planning) {
+    let looks = Looks::default();
+    let since = Instant::now();
+    let mut pause = pace::LOOK_PAUSE_MIN;
+    loop {
+        let seen = Sight::look(world, intent, &looks).await.now();
+        let planning = plan(intent, &seen);
+        let waits =
+            planning.plan.is_empty() && planning.refused.is_empty() && !planning.waiting.is_empty();
+        if !waits || since.elapsed() >= pace::VERDICT_MAX {
+            return (seen, planning);
+        }
+        sleep(pause).await;
+        pause = pace::longer(pause);
+    }
+}
+
+/// How often each host was looked at in a run, and answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Looks(Rc<RefCell<BTreeMap<NodeName, (Sightings, Instant)>>>);
+
+impl Looks {
+    fn note(&self, node: &NodeName, answered: bool, at: Instant) {
+        let mut looks = self.0.borrow_mut();
+        let (sightings, last) = looks
+            .entry(node.clone())
+            .or_insert_with(|| (Sightings::default(), at));
+        sightings.look(answered, at.saturating_duration_since(*last));
+        *last = at;
+    }
+
+    fn told(&self) -> BTreeMap<NodeName, Sightings> {
+        let looks = self.0.borrow();
+        looks
+            .iter()
+            .map(|(node, (sightings, _))| (node.clone(), *sightings))
+            .collect()
+    }
 }
 
 /// An observation that knows when each of its parts was seen, so that it can be used a while later without pretending to be fresh.
@@ -44,13 +95,19 @@ pub(crate) struct Sight {
     infra_at: Instant,
     /// When everything was last looked at together.
     pub(crate) whole_at: Instant,
+    /// Of the whole run, this look included.
+    looks: Looks,
 }
 
 impl Sight {
-    pub(crate) async fn look<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Self {
+    pub(crate) async fn look<H: Hosts, I: Infra>(
+        world: &World<H, I>,
+        intent: &Intent,
+        looks: &Looks,
+    ) -> Self {
         let infra = world.infra.observe().await;
         let infra_at = Instant::now();
-        let nodes: BTreeSet<&NodeName> = intent.spec.machines().map(|(node, ..)| node).collect();
+        let nodes: BTreeSet<&NodeName> = intent.machines().map(|(node, ..)| node).collect();
         let reports = join_all(nodes.into_iter().map(async |node| {
             let report = report(&world.hosts, node, infra.get(node)).await;
             (node, report, Instant::now())
@@ -64,6 +121,7 @@ impl Sight {
             hosts_at: BTreeMap::new(),
             infra_at,
             whole_at: Instant::now(),
+            looks: looks.clone(),
         };
         for (node, report, at) in reports {
             sight.record_at(node, report, at);
@@ -106,6 +164,11 @@ impl Sight {
     }
 
     fn record_at(&mut self, node: &NodeName, report: Seen<HostReport>, at: Instant) {
+        let answered = match &report {
+            Seen::Known { .. } => true,
+            Seen::Unknown(_) => false,
+        };
+        self.looks.note(node, answered, at);
         self.seen.record(node, report);
         self.hosts_at.insert(node.clone(), at);
     }
@@ -143,6 +206,7 @@ impl Sight {
                 .map_or(Duration::ZERO, |at| now.saturating_duration_since(*at))
         };
         let mut seen = self.seen.clone();
+        seen.sightings = self.looks.told();
         age(&mut seen.hosts, since);
         age(&mut seen.etcd, since);
         age(&mut seen.api, since);

@@ -22,6 +22,10 @@ pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(90);
 /// How long a host may fail to answer before the first effect.
 pub(crate) const FIRST_LOOK_MAX: Duration = Duration::from_secs(15);
 
+/// How long a planning waits to see whether somebody who does not answer is gone: what a verdict takes, and twice as much again for looks
+/// that time out.
+pub(crate) const VERDICT_MAX: Duration = Duration::from_secs(60);
+
 /// How long to wait for what happens by itself when nothing else is left to do.
 pub(crate) const WAITING_MAX: Duration = Duration::from_secs(300);
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     fence::{self, Held},
-    observe::Sight,
+    observe::{Looks, Sight},
     pace,
     seam::{Hosts, Infra, World},
     stage::act,
@@ -64,6 +64,7 @@ async fn run_planned<H: Hosts, I: Infra>(
         emit: RefCell::new(emit),
         acted: Cell::new(false),
         tries: RefCell::default(),
+        looks: Looks::default(),
     };
     run.tell(Event::Started {
         operator: operator.clone(),
@@ -104,6 +105,8 @@ pub(crate) struct Run<'a, H, I> {
     pub(crate) acted: Cell<bool>,
     /// How often each step was acted on.
     pub(crate) tries: RefCell<Vec<(Step, u32)>>,
+    /// Looks at each host in this run.
+    pub(crate) looks: Looks,
 }
 
 /// What comes next.
@@ -180,7 +183,7 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
         let since = Instant::now();
         let mut pause = pace::LOOK_PAUSE_MIN;
         loop {
-            let sight = Sight::look(self.world, self.intent).await;
+            let sight = Sight::look(self.world, self.intent, &self.looks).await;
             let seen = sight.now();
             let trouble = match self.judge(&seen) {
                 Ok(None) => return Ok(None),

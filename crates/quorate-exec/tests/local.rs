@@ -28,7 +28,7 @@ fn intent(cluster: &str) -> Intent {
             "provider": {"local": {"subnet": "172.31.41.0/24"}}, "bundle": null,
         },
         "bundle": {"id": "b".repeat(64), "kubernetes": "1.35.4", "images": {}},
-        "binary": "q", "goal": "converge", "accepted": [],
+        "binary": "q", "goal": "converge", "accepted": [], "retired": {},
     });
     serde_json::from_value(json).expect("an intent")
 }

@@ -284,6 +284,8 @@ fn check_host(
         | HostEnsure::Serving { node }
         | HostEnsure::ClusterConfig { node, .. }
         | HostEnsure::Registered { node, .. }
+        | HostEnsure::Rehearsed { node, .. }
+        | HostEnsure::Reset { node }
         | HostEnsure::Worker { node, .. } => node,
         HostEnsure::Prepared { .. }
         | HostEnsure::Bundle { .. }
@@ -296,6 +298,13 @@ fn check_host(
         | HostEnsure::Learner { .. }
         | HostEnsure::Voter { .. }
         | HostEnsure::Network { .. }
+        | HostEnsure::LeaderMoved { .. }
+        | HostEnsure::BackendGone { .. }
+        | HostEnsure::ControlPlaneGone { .. }
+        | HostEnsure::MemberGone { .. }
+        | HostEnsure::NodeGone { .. }
+        | HostEnsure::EndpointGone { .. }
+        | HostEnsure::UploadedCertsGone {}
         | HostEnsure::TokensGone {} => return Ok(()),
     };
     let addresses = &report.facts.machine.get()?.addresses;

@@ -103,5 +103,6 @@ pub(crate) fn intent() -> Intent {
         binary: "1".repeat(64),
         goal: Goal::Converge,
         accepted: [].into(),
+        retired: [].into(),
     }
 }

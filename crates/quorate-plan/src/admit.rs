@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Observation,
+    MemberId, Observation,
     change::{Change, Permit},
     guard::{permit, promotable},
     intent::{Acceptance, Fence},
@@ -78,7 +78,12 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
         (Some(change), Needed::Exactly(needed)) if *change == needed => {
             Some(permit(seen, change, &request.accepted)?)
         }
-        (_, Needed::Exactly(_) | Needed::Never) => {
+        (Some(change @ Change::RemoveMember { id, .. }), Needed::Removal(member))
+            if *id == member =>
+        {
+            Some(permit(seen, change, &request.accepted)?)
+        }
+        (_, Needed::Exactly(_) | Needed::Removal(_) | Needed::Never) => {
             return Err(Refusal::Unpermitted {
                 action: request.ensure.to_string(),
             });
@@ -100,6 +105,8 @@ enum Needed {
     None,
     /// This one and no other: a permit for one host is none for its neighbour.
     Exactly(Change),
+    /// The removal of this member, whatever follows it.
+    Removal(MemberId),
     /// No change contains it.
     Never,
 }
@@ -120,6 +127,9 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         HostEnsure::EtcdMember { founders, .. } => Needed::Exactly(Change::Found {
             nodes: founders.iter().map(|peer| peer.name.clone()).collect(),
         }),
+        HostEnsure::MemberGone { member, .. }
+        | HostEnsure::LeaderMoved { member, .. }
+        | HostEnsure::ControlPlaneGone { member } => Needed::Removal(*member),
         // New authorities are made for a founding: anywhere else they would cut a host off from its cluster.
         HostEnsure::Authority { founding, of: None } => match founding {
             Some(founding) => Needed::Exactly(Change::Found {
@@ -143,6 +153,12 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::Guarded {}
         | HostEnsure::Network { .. }
         | HostEnsure::Worker { .. }
-        | HostEnsure::TokensGone {} => Needed::None,
+        | HostEnsure::TokensGone {}
+        | HostEnsure::Rehearsed { .. }
+        | HostEnsure::BackendGone { .. }
+        | HostEnsure::NodeGone { .. }
+        | HostEnsure::EndpointGone { .. }
+        | HostEnsure::Reset { .. }
+        | HostEnsure::UploadedCertsGone {} => Needed::None,
     }
 }

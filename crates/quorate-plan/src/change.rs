@@ -25,6 +25,8 @@ pub enum Change {
     RemoveMember {
         /// Its ID.
         id: MemberId,
+        /// The host whose joining or leaving follows at once, where this change alone would leave two voters: two are no resting place.
+        next: Option<NodeName>,
     },
     /// A voter is stopped for a while.
     Interrupt {
@@ -44,7 +46,11 @@ impl fmt::Display for Change {
                 Ok(())
             }
             Self::AddVoter { node } => write!(f, "add voter {node}"),
-            Self::RemoveMember { id } => write!(f, "remove member {id}"),
+            Self::RemoveMember { id, next: None } => write!(f, "remove member {id}"),
+            Self::RemoveMember {
+                id,
+                next: Some(next),
+            } => write!(f, "remove member {id}, then go on with {next}"),
             Self::Interrupt { node } => write!(f, "interrupt {node}"),
         }
     }

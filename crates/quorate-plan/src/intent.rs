@@ -10,7 +10,12 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeName, Spec, refusal::RefusalCode};
+use crate::{
+    MemberId, NodeName, Observation, Quorum, Spec, health,
+    refusal::RefusalCode,
+    seen::Missing,
+    spec::{Machine, Role},
+};
 
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,6 +31,30 @@ pub struct Intent {
     pub goal: Goal,
     /// Risks accepted by name and node.
     pub accepted: BTreeSet<Acceptance>,
+    /// Control plane machines that were in the cluster and are not in the file, as far as the operator's machine knows the way to them:
+    /// from the file that was applied last, or from the provider's inventory. They are looked at too, and reset when they leave. A
+    /// machine that the file names is never taken from here.
+    pub retired: BTreeMap<NodeName, Machine>,
+}
+
+impl Intent {
+    /// Every machine to look at: those of the file with their role, then those that left it.
+    pub fn machines(&self) -> impl Iterator<Item = (&NodeName, &Machine, Option<Role>)> {
+        self.spec
+            .machines()
+            .map(|(node, machine, role)| (node, machine, Some(role)))
+            .chain(
+                self.retired
+                    .iter()
+                    .filter(|(node, _)| self.spec.machine(node).is_none())
+                    .map(|(node, machine)| (node, machine, None)),
+            )
+    }
+
+    /// The machine of that name, in the file or out of it.
+    pub fn machine(&self, node: &NodeName) -> Option<&Machine> {
+        self.spec.machine(node).or_else(|| self.retired.get(node))
+    }
 }
 
 /// A bundle by what it contains: its ID pins every byte of it.
@@ -45,14 +74,70 @@ pub struct BundleRef {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Goal {
-    /// The cluster equals its file.
+    /// The cluster equals its file: masters that it lacks join, members that the file no longer names leave.
     Converge,
+    /// One master is replaced and nothing else is changed. Made by [`Goal::replace`], which looks up the member.
+    Replace {
+        /// The master that goes.
+        node: NodeName,
+        /// The host that comes for it, which the file names while it no longer names `node`. `None`: the same host, made anew.
+        with: Option<NodeName>,
+        /// The member that goes: without its ID nobody could tell the same host's new member from its old one. `None`: it is no member
+        /// any more.
+        member: Option<MemberId>,
+    },
+    /// One member leaves that the file no longer names, and nothing else is changed.
+    Remove {
+        /// Which.
+        node: NodeName,
+    },
+    /// What was begun and not finished is taken back, what was left behind is cleared away. Nothing joins.
+    Repair,
+}
+
+impl Goal {
+    /// The goal of replacing `node`, its member looked up in what was seen for `intent`, whose own goal does not matter. A replacement of
+    /// it that is in force on some host is taken up again.
+    ///
+    /// # Errors
+    /// [`Missing`] when nobody tells of etcd's members.
+    pub fn replace(
+        intent: &Intent,
+        node: NodeName,
+        with: Option<NodeName>,
+        seen: &Observation,
+    ) -> Result<Self, Missing> {
+        for facts in seen.hosts.values().filter_map(|facts| facts.get().ok()) {
+            if let Ok(fencing) = facts.fencing.get()
+                && let Some(claim) = &fencing.claim
+                && let Self::Replace {
+                    node: old,
+                    with: old_with,
+                    ..
+                } = &claim.intent.goal
+                && (old, old_with) == (&node, &with)
+            {
+                return Ok(claim.intent.goal.clone());
+            }
+        }
+        let quorum = Quorum::of(seen)?.ok_or_else(|| Missing::not_looked("a running etcd"))?;
+        let member = health::member_of(intent, &quorum, &node);
+        Ok(Self::Replace { node, with, member })
+    }
 }
 
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Converge => f.write_str("apply"),
+            Self::Replace {
+                node,
+                with: Some(with),
+                ..
+            } => write!(f, "replace {node} --with {with}"),
+            Self::Replace { node, .. } => write!(f, "replace {node}"),
+            Self::Remove { node } => write!(f, "remove {node}"),
+            Self::Repair => f.write_str("repair"),
         }
     }
 }

@@ -86,6 +86,11 @@ fn split_image(reference: &str) -> (&str, &str) {
 }
 
 impl ClusterSettings {
+    /// What a host records as [`crate::observation::Rehearsal::settings`] when it rehearsed with these.
+    pub fn digest(&self) -> String {
+        crate::step::digest(self)
+    }
+
     fn image(&self, role: &str) -> &str {
         self.images.get(role).map_or("", String::as_str)
     }

@@ -13,6 +13,7 @@ pub mod change;
 pub mod diagnostic;
 pub mod event;
 pub mod guard;
+pub mod health;
 pub mod intent;
 pub mod kubeadm;
 pub mod lint;

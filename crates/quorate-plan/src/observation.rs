@@ -5,6 +5,8 @@
 //!
 //! The facts are plain data; what is wanted of them is decided in [`crate::standing`].
 
+mod cluster;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -19,6 +21,8 @@ use crate::{
     seen::{Missing, Seen},
 };
 
+pub use cluster::{ApiView, EtcdView, KubeadmConfig, Member, Node, Workload};
+
 /// One look at everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,6 +35,44 @@ pub struct Observation {
     pub api: BTreeMap<NodeName, Seen<Option<ApiView>>>,
     /// The machines under the hosts, where Quorate makes them. Empty for hosts that somebody else made.
     pub infra: BTreeMap<NodeName, Seen<InfraView>>,
+    /// How often each host was looked at by whoever looks, and answered: one look that failed is not a death.
+    pub sightings: BTreeMap<NodeName, Sightings>,
+}
+
+/// The looks at one host over a time, by the looker's own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sightings {
+    /// Looks at it so far. One that was not made because its machine is known not to run is one that was not answered.
+    pub looks: u32,
+    /// Those of them that it answered.
+    pub answered: u32,
+    /// From the first of them to the latest.
+    pub over: Duration,
+    /// The latest looks in a row that it did not answer.
+    pub silent_looks: u32,
+    /// From the first of those to the latest.
+    pub silent: Duration,
+}
+
+impl Sightings {
+    /// One more look, `since` after the one before.
+    pub fn look(&mut self, answered: bool, since: Duration) {
+        if self.looks > 0 {
+            self.over += since;
+        }
+        self.looks += 1;
+        if answered {
+            self.answered += 1;
+            self.silent_looks = 0;
+            self.silent = Duration::ZERO;
+        } else {
+            if self.silent_looks > 0 {
+                self.silent += since;
+            }
+            self.silent_looks += 1;
+        }
+    }
 }
 
 impl Observation {
@@ -199,6 +241,8 @@ pub struct HostFacts {
     pub pki: Seen<Pki>,
     /// Static pod manifests, by file name without `.yaml`.
     pub manifests: Seen<BTreeMap<String, Manifest>>,
+    /// What kubeadm would write as this host's static pod manifests, from the last rehearsal. `None`: there was none.
+    pub rehearsed: Seen<Option<Rehearsal>>,
     /// Kubeconfigs below `/etc/kubernetes`, by file name: the server they point at.
     pub kubeconfigs: Seen<BTreeMap<String, String>>,
     /// etcd's data on this host.
@@ -348,6 +392,16 @@ pub struct Manifest {
     pub mounts: BTreeSet<String>,
 }
 
+/// Static pod manifests as kubeadm renders them for a host that is to join, before anything is added for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rehearsal {
+    /// [`crate::kubeadm::ClusterSettings::digest`] of the settings they were rendered from.
+    pub settings: String,
+    /// By file name without `.yaml`.
+    pub manifests: BTreeMap<String, Manifest>,
+}
+
 impl Manifest {
     /// The value of `--name=`, of the last one when it is repeated.
     pub fn flag(&self, name: &str) -> Option<&str> {
@@ -429,121 +483,6 @@ pub struct Readyz {
     pub failing: BTreeSet<String>,
 }
 
-/// etcd as one member tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EtcdView {
-    /// Which cluster: etcd's cluster ID, as hex.
-    pub cluster_id: String,
-    /// Who is telling.
-    pub member: MemberId,
-    /// etcd's version.
-    pub version: String,
-    /// Who leads, by this member's account. `None`: it knows of no leader.
-    pub leader: Option<MemberId>,
-    /// Raft term.
-    pub raft_term: u64,
-    /// Raft index of this member's log.
-    pub raft_index: u64,
-    /// Raft index this member applied.
-    pub raft_applied: u64,
-    /// Size of the database file in bytes.
-    pub db_bytes: u64,
-    /// Of which in use, in bytes.
-    pub db_in_use_bytes: u64,
-    /// A linearizable read was answered: this member reached a quorum just now.
-    pub linearizable: bool,
-    /// Members, by its account.
-    pub members: BTreeMap<MemberId, Member>,
-    /// Alarms raised: kind and member.
-    pub alarms: BTreeSet<(String, MemberId)>,
-    /// Errors it reports of itself.
-    pub errors: BTreeSet<String>,
-}
-
-/// A member of etcd as the member list tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Member {
-    /// Its name; empty until it started once.
-    pub name: String,
-    /// Where its peers reach it.
-    pub peer_urls: BTreeSet<String>,
-    /// Where clients reach it; empty until it started once.
-    pub client_urls: BTreeSet<String>,
-    /// It does not vote yet.
-    pub learner: bool,
-}
-
-impl Member {
-    /// It started at least once: only then it has a name.
-    pub fn started(&self) -> bool {
-        !self.name.is_empty()
-    }
-}
-
-/// The API as one apiserver tells it. What needs a ready apiserver is unknown while it is not.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ApiView {
-    /// Its `/readyz`.
-    pub readyz: Readyz,
-    /// Its version, without `v`.
-    pub version: String,
-    /// Node objects.
-    pub nodes: Seen<BTreeMap<NodeName, Node>>,
-    /// Addresses of the `kubernetes` service: the apiservers that think they are alive.
-    pub endpoints: Seen<BTreeSet<IpAddr>>,
-    /// The `kubeadm-config` ConfigMap. `None`: not uploaded yet.
-    pub kubeadm: Seen<Option<KubeadmConfig>>,
-    /// The server that `cluster-info` tells joiners. `None`: not published yet.
-    pub cluster_info: Seen<Option<String>>,
-    /// DaemonSets and Deployments of `kube-system` and `kube-flannel`, by `namespace/name`.
-    pub workloads: Seen<BTreeMap<String, Workload>>,
-    /// Quorate's own notes in the cluster (ConfigMap `kube-system/quorate`): what was applied, by digest. `None`: no such notes.
-    pub notes: Seen<Option<BTreeMap<String, String>>>,
-    /// Bootstrap tokens that Quorate made and that are still there, by token ID.
-    pub tokens: Seen<BTreeSet<String>>,
-}
-
-/// A Node object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Node {
-    /// Its Ready condition is `True`.
-    pub ready: bool,
-    /// Why not, by the condition's message.
-    pub reason: String,
-    /// It carries the control plane label.
-    pub control_plane: bool,
-    /// It carries the control plane taint.
-    pub tainted: bool,
-    /// The kubelet's version, without `v`.
-    pub kubelet: String,
-    /// Its internal addresses.
-    pub addresses: BTreeSet<IpAddr>,
-}
-
-/// What matters of the `kubeadm-config` ConfigMap.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct KubeadmConfig {
-    /// `kubernetesVersion`, without `v`.
-    pub kubernetes: String,
-    /// `controlPlaneEndpoint`.
-    pub endpoint: String,
-}
-
-/// A DaemonSet or Deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Workload {
-    /// Pods wanted.
-    pub wanted: u32,
-    /// Pods ready.
-    pub ready: u32,
-}
-
 /// A machine that Quorate made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -596,6 +535,7 @@ impl HostFacts {
             units: Seen::now(BTreeMap::new()),
             pki: Seen::now(Pki::default()),
             manifests: Seen::now(BTreeMap::new()),
+            rehearsed: Seen::now(None),
             kubeconfigs: Seen::now(BTreeMap::new()),
             etcd_data: Seen::now(EtcdData::default()),
             founding: Seen::now(None),

@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    NodeName,
+    MemberId, NodeName,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
     observation::{Founding, HostMark},
 };
@@ -200,8 +200,58 @@ pub enum HostEnsure {
         /// This host.
         node: Peer,
     },
-    /// No bootstrap token or certificate secret that Quorate made is left in the cluster.
+    /// No bootstrap token that Quorate made is left in the cluster.
     TokensGone {},
+    /// kubeadm rendered this host's static pod manifests into a folder of their own, as it would for a join, to be compared with the
+    /// running masters' before anything is added for it.
+    Rehearsed {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// Another member leads etcd than this host's, which hands leadership over itself.
+    LeaderMoved {
+        /// This host's member.
+        member: MemberId,
+        /// Who may take over: whichever of these is a healthy voter.
+        to: BTreeSet<Peer>,
+    },
+    /// This balancer no longer knows that apiserver: new connections went elsewhere, open ones were given time to end.
+    BackendGone {
+        /// The control plane host.
+        backend: NodeName,
+    },
+    /// Apiserver, controller manager and scheduler of this host have ended, by their manifests being moved aside; its etcd still runs.
+    ControlPlaneGone {
+        /// This host's member, which leaves.
+        member: MemberId,
+    },
+    /// etcd does not list that member; removed by this voter, which stays.
+    MemberGone {
+        /// Its ID.
+        member: MemberId,
+        /// Where its peers reached it, for people.
+        peer_urls: BTreeSet<String>,
+    },
+    /// There is no such Node object.
+    NodeGone {
+        /// Which.
+        node: NodeName,
+    },
+    /// The `kubernetes` service does not list these addresses: their apiservers ended without saying so.
+    EndpointGone {
+        /// Which.
+        addresses: BTreeSet<IpAddr>,
+    },
+    /// Nothing of the cluster runs or is configured on this host. etcd's data and the certificate authorities were moved aside by renaming
+    /// them, never deleted; membership was not touched. The host's mark goes last.
+    Reset {
+        /// This host.
+        node: Peer,
+    },
+    /// There is no Secret `kubeadm-certs`.
+    UploadedCertsGone {},
 }
 
 /// A pod network.
@@ -283,6 +333,18 @@ pub enum Reason {
     NoLongerNeeded,
     /// The host's data must never be replaced by an empty cluster.
     Protects,
+    /// A joiner that differs from its peers would serve wrong answers the moment it starts.
+    Compares,
+    /// The cluster file no longer names the member.
+    Unwanted,
+    /// The operator named it to be replaced.
+    Replaced,
+    /// It is dead, by the verdict of several witnesses: see [`crate::health`].
+    Dead,
+    /// Nobody told the way to its host, so it leaves the cluster without being reset.
+    Unreached,
+    /// Something begun was not finished, or went without clearing up behind itself.
+    LeftBehind,
 }
 
 impl fmt::Display for Reason {
@@ -297,6 +359,14 @@ impl fmt::Display for Reason {
             Self::WorkerWanted => "the cluster file wants this worker",
             Self::NoLongerNeeded => "it has served its purpose",
             Self::Protects => "an emptied data directory must never found a new cluster",
+            Self::Compares => "a joiner that differs from its peers would serve wrong answers",
+            Self::Unwanted => "the cluster file no longer names it",
+            Self::Replaced => "you asked for its replacement",
+            Self::Dead => return crate::health::verdict_rule(f),
+            Self::Unreached => {
+                "no way to its host is known: it is not reset, and what runs there goes on"
+            }
+            Self::LeftBehind => "it was left behind",
         })
     }
 }
@@ -312,13 +382,24 @@ impl Ensure {
                 HostEnsure::Prepared { .. }
                 | HostEnsure::Guarded {}
                 | HostEnsure::TokensGone {}
+                | HostEnsure::UploadedCertsGone {}
+                | HostEnsure::LeaderMoved { .. }
+                | HostEnsure::MemberGone { .. }
+                | HostEnsure::NodeGone { .. }
+                | HostEnsure::EndpointGone { .. }
                 | HostEnsure::Learner { .. } => 60,
                 HostEnsure::Bundle { .. } => 1800,
                 HostEnsure::Components { .. } | HostEnsure::Images { .. } => 600,
                 HostEnsure::Balancer { .. }
                 | HostEnsure::Backend { .. }
                 | HostEnsure::Authority { .. }
+                | HostEnsure::Rehearsed { .. }
                 | HostEnsure::Certificates { .. } => 120,
+                // Connections that are open are given a minute and a half; an apiserver takes a minute to end, the kubelet's patience
+                // with it half of one.
+                HostEnsure::BackendGone { .. }
+                | HostEnsure::ControlPlaneGone { .. }
+                | HostEnsure::Reset { .. } => 180,
                 HostEnsure::EtcdMember { .. }
                 | HostEnsure::ControlPlane { .. }
                 | HostEnsure::Kubelet { .. } => 120,
@@ -390,6 +471,29 @@ impl fmt::Display for HostEnsure {
             } => f.write_str("your pod network is applied"),
             Self::Worker { .. } => f.write_str("worker is in the cluster"),
             Self::TokensGone {} => f.write_str("no bootstrap token of ours is left"),
+            Self::Rehearsed { .. } => {
+                f.write_str("kubeadm's manifests are rendered aside, to be compared")
+            }
+            Self::LeaderMoved { .. } => f.write_str("another member leads etcd"),
+            Self::BackendGone { backend } => {
+                write!(f, "balancer drained {backend} and no longer knows it")
+            }
+            Self::ControlPlaneGone { .. } => {
+                f.write_str("apiserver, controller manager and scheduler have ended")
+            }
+            Self::MemberGone { member, peer_urls } => {
+                let urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+                write!(f, "etcd has no member {member} ({})", urls.join(", "))
+            }
+            Self::NodeGone { node } => write!(f, "there is no node {node}"),
+            Self::EndpointGone { addresses } => {
+                let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+                write!(f, "`kubernetes` does not lead to {}", addresses.join(", "))
+            }
+            Self::Reset { .. } => {
+                f.write_str("host is reset; etcd data and certificate authorities are moved aside")
+            }
+            Self::UploadedCertsGone {} => f.write_str("no uploaded certificates are left"),
         }
     }
 }

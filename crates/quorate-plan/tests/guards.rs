@@ -15,7 +15,10 @@ fn change(text: &str) -> Change {
     let (verb, names) = text.split_once(' ').expect("a verb and names");
     match verb {
         "add" => Change::AddVoter { node: node(names) },
-        "remove" => Change::RemoveMember { id: id(names) },
+        "remove" => Change::RemoveMember {
+            id: id(names),
+            next: None,
+        },
         "interrupt" => Change::Interrupt { node: node(names) },
         "found" => Change::Found {
             nodes: names.split(' ').map(node).collect(),

@@ -149,6 +149,7 @@ pub fn intent(spec: Spec) -> Intent {
         binary: BINARY.into(),
         goal: Goal::Converge,
         accepted: BTreeSet::new(),
+        retired: BTreeMap::new(),
     }
 }
 

@@ -125,6 +125,7 @@ impl ClusterFile {
             binary: own_binary()?.hash().to_owned(),
             goal,
             accepted: BTreeSet::from_iter(accepted.iter().cloned()),
+            retired: BTreeMap::new(),
         })
     }
 
@@ -147,6 +148,7 @@ impl ClusterFile {
             binary: own_binary()?.hash().to_owned(),
             goal: Goal::Converge,
             accepted: BTreeSet::new(),
+            retired: BTreeMap::new(),
         })
     }
 }

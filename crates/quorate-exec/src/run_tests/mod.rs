@@ -72,6 +72,7 @@ fn intent() -> Intent {
         binary: "q".into(),
         goal: Goal::Converge,
         accepted: BTreeSet::new(),
+        retired: BTreeMap::new(),
     }
 }
 
@@ -204,6 +205,9 @@ fn etcd_view() -> EtcdView {
         raft_applied: 1,
         db_bytes: 0,
         db_in_use_bytes: 0,
+        db_quota_bytes: 2 << 30,
+        fsync_p99_ms: Seen::now(1),
+        active_peers: Seen::now(BTreeSet::new()),
         linearizable: false,
         members: BTreeMap::new(),
         alarms: BTreeSet::new(),

@@ -116,7 +116,7 @@ pub fn intent() -> Intent {
             "provider": "ssh", "bundle": null,
         },
         "bundle": {"id": "b", "kubernetes": "1.35.4", "images": {}},
-        "binary": "q", "goal": "converge", "accepted": [],
+        "binary": "q", "goal": "converge", "accepted": [], "retired": {},
     });
     serde_json::from_value(json).expect("an intent")
 }

@@ -253,5 +253,18 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         HostEnsure::Network { network } => network::ensure(work, network).await,
         HostEnsure::Worker { settings, node } => worker::ensure(work, settings, node).await,
         HostEnsure::TokensGone {} => tokens_gone::ensure(work).await,
+        HostEnsure::Rehearsed { .. }
+        | HostEnsure::LeaderMoved { .. }
+        | HostEnsure::BackendGone { .. }
+        | HostEnsure::ControlPlaneGone { .. }
+        | HostEnsure::MemberGone { .. }
+        | HostEnsure::NodeGone { .. }
+        | HostEnsure::EndpointGone { .. }
+        | HostEnsure::Reset { .. }
+        | HostEnsure::UploadedCertsGone {} => Err(ActionError::unexpected(
+            format!("to know how to make `{action}` stand"),
+            "an action that is not built yet",
+            "use a later version",
+        )),
     }
 }

@@ -62,6 +62,7 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         workloads: waits(&readyz),
         notes: waits(&readyz),
         tokens: waits(&readyz),
+        uploaded_certs: waits(&readyz),
         readyz,
     };
     if !view.readyz.ready {
@@ -85,6 +86,7 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         workloads: seen("workloads", workloads),
         notes: seen("Quorate's notes", notes),
         tokens: seen("bootstrap tokens", tokens),
+        uploaded_certs: Seen::Unknown(Missing::not_looked("uploaded certificates")),
         ..view
     })
 }
@@ -165,6 +167,7 @@ fn node(object: &Value) -> Option<(NodeName, Node)> {
             .filter(|address| address["type"] == "InternalIP")
             .filter_map(|address| address["address"].as_str()?.parse().ok())
             .collect(),
+        heartbeat: None,
     };
     Some((name, node))
 }

@@ -54,6 +54,9 @@ pub(crate) async fn view(client: &Client) -> Result<EtcdView, EtcdError> {
         raft_applied: status.raft_applied_index,
         db_bytes: status.db_size,
         db_in_use_bytes: status.db_size_in_use,
+        db_quota_bytes: status.db_size_quota,
+        fsync_p99_ms: Seen::Unknown(Missing::not_looked("etcd's metrics")),
+        active_peers: Seen::Unknown(Missing::not_looked("etcd's metrics")),
         linearizable,
         members: members
             .into_iter()

@@ -88,6 +88,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str) -> HostRepo
             units,
             pki,
             manifests,
+            rehearsed: Seen::Unknown(Missing::not_looked("a rehearsal")),
             kubeconfigs,
             etcd_data,
             founding,

@@ -33,7 +33,7 @@ pub fn permit(
     match change {
         Change::Found { nodes } => found::judge(seen, nodes)?,
         Change::AddVoter { node } => member::judge_add(seen, node, &quorum(seen)?)?,
-        Change::RemoveMember { id } => member::judge_remove(change, *id, &quorum(seen)?)?,
+        Change::RemoveMember { id, .. } => member::judge_remove(change, *id, &quorum(seen)?)?,
         Change::Interrupt { node } => member::judge_interrupt(seen, change, node, &quorum(seen)?)?,
     }
     Ok(Permit::new(change.clone()))

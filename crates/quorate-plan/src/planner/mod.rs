@@ -9,6 +9,7 @@ use crate::{
     intent::Goal,
     plan::{Plan, Planning, Stage},
     refusal::Refusal,
+    seen::Missing,
     standing::Standing,
     step::{Handover, Step},
 };
@@ -20,6 +21,11 @@ use crate::{
 pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
     match intent.goal {
         Goal::Converge => converge::plan(intent, seen),
+        Goal::Replace { .. } | Goal::Remove { .. } | Goal::Repair => {
+            let mut draft = Draft::default();
+            draft.refuse(Missing::not_looked("a planner for this verb").into());
+            draft.finish()
+        }
     }
 }
 

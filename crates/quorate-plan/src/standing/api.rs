@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The API's view, or a note that there is no API yet.
-fn view<'a>(
+pub(super) fn view<'a>(
     found: &mut Differences,
     seen: &'a Observation,
 ) -> Result<Option<&'a ApiView>, Missing> {

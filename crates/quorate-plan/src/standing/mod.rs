@@ -1,9 +1,11 @@
 //! Whether a step's end state stands: the precheck before acting, the check after, and what the planner uses to leave a step out. Start
-//! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in [`api`].
+//! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in
+//! [`api`], and what shall be gone in [`leaving`].
 
 mod api;
 mod etcd;
 mod host;
+mod leaving;
 
 pub use host::initial_cluster;
 
@@ -122,6 +124,25 @@ pub fn differences(
             api::worker(&mut found, node, seen)?;
         }
         HostEnsure::TokensGone {} => api::tokens_gone(&mut found, seen)?,
+        HostEnsure::Rehearsed { settings, .. } => {
+            leaving::rehearsed(&mut found, facts, settings)?;
+        }
+        HostEnsure::LeaderMoved { member, .. } => {
+            leaving::leader_moved(&mut found, *member, seen)?;
+        }
+        HostEnsure::BackendGone { backend } => {
+            leaving::backend_gone(&mut found, facts, backend)?;
+        }
+        HostEnsure::ControlPlaneGone { .. } => leaving::control_plane_gone(&mut found, facts)?,
+        HostEnsure::MemberGone { member, .. } => {
+            leaving::member_gone(&mut found, *member, seen)?;
+        }
+        HostEnsure::NodeGone { node } => leaving::node_gone(&mut found, node, seen)?,
+        HostEnsure::EndpointGone { addresses } => {
+            leaving::endpoint_gone(&mut found, addresses, seen)?;
+        }
+        HostEnsure::Reset { .. } => leaving::reset(&mut found, facts)?,
+        HostEnsure::UploadedCertsGone {} => leaving::uploaded_certs_gone(&mut found, seen)?,
     }
     Ok(found.0)
 }

@@ -113,6 +113,7 @@ pub fn ready_api(ready: bool) -> ApiView {
         workloads: untold(),
         notes: untold(),
         tokens: untold(),
+        uploaded_certs: untold(),
     }
 }
 
@@ -187,6 +188,9 @@ pub fn seen(text: &str) -> Observation {
             raft_applied: 100,
             db_bytes: 0,
             db_in_use_bytes: 0,
+            db_quota_bytes: 2 << 30,
+            fsync_p99_ms: Seen::now(2),
+            active_peers: Seen::now(BTreeSet::new()),
             linearizable: leader.is_some() && !word.learner,
             members: if word.learner {
                 BTreeMap::new()

@@ -235,6 +235,15 @@ impl World {
                 node: peer,
             } => self.worker(node, &settings, &peer, given)?,
             HostEnsure::TokensGone {} => self.own_kube(node)?.tokens.clear(),
+            HostEnsure::Rehearsed { .. }
+            | HostEnsure::LeaderMoved { .. }
+            | HostEnsure::BackendGone { .. }
+            | HostEnsure::ControlPlaneGone { .. }
+            | HostEnsure::MemberGone { .. }
+            | HostEnsure::NodeGone { .. }
+            | HostEnsure::EndpointGone { .. }
+            | HostEnsure::Reset { .. }
+            | HostEnsure::UploadedCertsGone {} => return Err(failed("not built yet")),
         }
         Ok(())
     }

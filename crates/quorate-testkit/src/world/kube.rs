@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use quorate_plan::{
@@ -31,6 +32,22 @@ pub struct Kube {
     pub tokens_made: u32,
     /// Addresses of the `kubernetes` service.
     pub endpoints: BTreeSet<IpAddr>,
+    /// Since when a node's kubelet has not renewed its lease, in milliseconds of [`World::now_ms`]. Not in it: it does all the time.
+    pub silent_since: BTreeMap<NodeName, u64>,
+    /// The Secret `kubeadm-certs` is there.
+    pub uploaded_certs: bool,
+}
+
+impl Kube {
+    /// Node objects as an apiserver tells them at that time.
+    pub fn nodes(&self, now_ms: u64) -> BTreeMap<NodeName, Node> {
+        let mut nodes = self.nodes.clone();
+        for (node, object) in &mut nodes {
+            let since = self.silent_since.get(node).copied().unwrap_or(now_ms);
+            object.heartbeat = Some(Duration::from_millis(now_ms.saturating_sub(since)));
+        }
+        nodes
+    }
 }
 
 impl World {

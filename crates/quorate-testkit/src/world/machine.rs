@@ -10,7 +10,7 @@ use quorate_plan::{
     Claim, Fence, MemberId, NodeName,
     observation::{
         Balancer, Cgroup, Components, Founding, HostMark, MachineKind, Manifest, MemberMark, Pki,
-        Power,
+        Power, Rehearsal,
     },
 };
 
@@ -54,6 +54,12 @@ pub struct Hardware {
     pub clock_off_ms: i64,
     /// Foreign processes that listen, by TCP port.
     pub listening: BTreeMap<u16, String>,
+    /// The time within which most syncs of its disk end, in milliseconds.
+    pub fsync_p99_ms: u64,
+    /// Size of etcd's database here, in bytes.
+    pub db_bytes: u64,
+    /// etcd's version here.
+    pub etcd_version: String,
 }
 
 impl Default for Hardware {
@@ -66,6 +72,9 @@ impl Default for Hardware {
             disk_free_bytes: 40 << 30,
             clock_off_ms: 0,
             listening: BTreeMap::new(),
+            fsync_p99_ms: 4,
+            db_bytes: 20 << 20,
+            etcd_version: "3.6.16".into(),
         }
     }
 }
@@ -106,6 +115,8 @@ pub struct Disk {
     pub pki: Pki,
     /// Static pod manifests.
     pub manifests: BTreeMap<String, Manifest>,
+    /// What kubeadm rendered aside.
+    pub rehearsed: Option<Rehearsal>,
     /// Kubeconfigs: the server they point at.
     pub kubeconfigs: BTreeMap<String, String>,
     /// etcd's data directory. `None`: empty.

@@ -12,11 +12,11 @@ pub mod machine;
 mod report;
 mod tick;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use quorate_plan::{
     Intent, NodeName, Observation, Seen,
-    observation::{EndpointName, InfraView, Power},
+    observation::{EndpointName, InfraView, Power, Sightings},
     spec::Spec,
 };
 
@@ -122,14 +122,16 @@ impl World {
             .collect()
     }
 
-    /// One look at everything, as the operator's machine takes it when every channel works.
+    /// A look at everything, as the operator's machine takes it when every channel works, after it looked for half a minute.
     pub fn observe(&self, intent: &Intent) -> Observation {
         let mut seen = Observation {
             infra: self.infra(),
             ..Observation::default()
         };
-        for (node, ..) in intent.spec.machines() {
-            seen.record(node, self.report(node));
+        for (node, ..) in intent.machines() {
+            let report = self.report(node);
+            seen.sightings.insert(node.clone(), watched(&report));
+            seen.record(node, report);
         }
         seen
     }
@@ -156,4 +158,17 @@ impl World {
             !alone(a) && !alone(b)
         }
     }
+}
+
+/// Half a minute of looks that all ended like the last one.
+fn watched(report: &Seen<quorate_plan::observation::HostReport>) -> Sightings {
+    let answered = match report {
+        Seen::Known { .. } => true,
+        Seen::Unknown(_) => false,
+    };
+    let mut sightings = Sightings::default();
+    for _ in 0..7 {
+        sightings.look(answered, Duration::from_secs(5));
+    }
+    sightings
 }

@@ -20,9 +20,6 @@ use super::{
     machine::{Machine as Host, Pod},
 };
 
-/// etcd's version here.
-const ETCD_VERSION: &str = "3.6.16";
-
 impl World {
     /// A look at one host, over a channel that works.
     pub fn report(&self, node: &NodeName) -> Seen<HostReport> {
@@ -69,6 +66,7 @@ impl World {
             units: Seen::now(units(machine)),
             pki: Seen::now(disk.pki.clone()),
             manifests: Seen::now(disk.manifests.clone()),
+            rehearsed: Seen::now(disk.rehearsed.clone()),
             kubeconfigs: Seen::now(disk.kubeconfigs.clone()),
             etcd_data: Seen::now(EtcdData {
                 wal: disk.etcd.is_some(),
@@ -148,6 +146,7 @@ impl World {
         };
         let cluster = &self.clusters[&id];
         let index = machine.disk.etcd.as_ref().map_or(0, |disk| disk.index);
+        let hardware = &machine.hardware;
         let learner = cluster.members[&member].learner;
         let reaches_leader = self
             .participants(id)
@@ -156,13 +155,22 @@ impl World {
         Seen::now(Some(EtcdView {
             cluster_id: id.to_string(),
             member,
-            version: ETCD_VERSION.into(),
+            version: hardware.etcd_version.clone(),
             leader: cluster.leader.filter(|_| reaches_leader),
             raft_term: cluster.term,
             raft_index: index,
             raft_applied: index,
-            db_bytes: 20 << 20,
-            db_in_use_bytes: 10 << 20,
+            db_bytes: hardware.db_bytes,
+            db_in_use_bytes: hardware.db_bytes / 2,
+            db_quota_bytes: 2 << 30,
+            fsync_p99_ms: Seen::now(hardware.fsync_p99_ms),
+            active_peers: Seen::now(
+                self.participants(id)
+                    .into_iter()
+                    .filter(|(host, _)| host != node && self.peers(node, host))
+                    .map(|(_, member)| member)
+                    .collect(),
+            ),
             linearizable: self.etcd_client(node).is_ok(),
             // A learner does not tell the member list to clients.
             members: if learner {
@@ -204,7 +212,7 @@ impl World {
         Seen::now(Some(ApiView {
             readyz,
             version,
-            nodes: told(kube, || seen("nodes"), |kube| kube.nodes.clone()),
+            nodes: told(kube, || seen("nodes"), |kube| kube.nodes(self.now_ms)),
             endpoints: told(kube, || seen("endpoints"), |kube| kube.endpoints.clone()),
             kubeadm: told(kube, || seen("kubeadm-config"), |kube| kube.kubeadm.clone()),
             cluster_info: told(
@@ -215,6 +223,11 @@ impl World {
             workloads: told(kube, || seen("workloads"), workloads),
             notes: told(kube, || seen("notes"), |kube| kube.notes.clone()),
             tokens: told(kube, || seen("tokens"), |kube| kube.tokens.clone()),
+            uploaded_certs: told(
+                kube,
+                || seen("uploaded certificates"),
+                |kube| kube.uploaded_certs,
+            ),
         }))
     }
 }

@@ -386,7 +386,9 @@ impl World {
                     tainted: false,
                     kubelet: version,
                     addresses: [address].into(),
+                    heartbeat: None,
                 });
+                kube.silent_since.remove(node);
                 object.ready = networked;
                 object.reason = if networked {
                     String::new()
@@ -395,6 +397,7 @@ impl World {
                 };
             }
         }
+        let now_ms = self.now_ms;
         for api in &ready {
             let Some(id) = self.api_ready(api) else {
                 continue;
@@ -418,6 +421,7 @@ impl World {
                 .collect();
             let kube = &mut self.clusters.get_mut(&id).expect("it is served").kube;
             for node in silent {
+                kube.silent_since.entry(node.clone()).or_insert(now_ms);
                 if let Some(object) = kube.nodes.get_mut(&node) {
                     object.ready = false;
                     object.reason = "Kubelet stopped posting node status.".into();

@@ -75,7 +75,23 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         | HostEnsure::Guarded {}
         | HostEnsure::Voter { .. }
         | HostEnsure::Worker { .. }
+        | HostEnsure::Rehearsed { .. }
+        | HostEnsure::BackendGone { .. }
+        | HostEnsure::ControlPlaneGone { .. }
+        | HostEnsure::MemberGone { .. }
+        | HostEnsure::NodeGone { .. }
+        | HostEnsure::EndpointGone { .. }
+        | HostEnsure::UploadedCertsGone {}
         | HostEnsure::TokensGone {} => Vec::new(),
+        HostEnsure::LeaderMoved { to, .. } => {
+            let to: Vec<&str> = to.iter().map(|peer| peer.name.as_str()).collect();
+            vec![format!("to one of {}", to.join(", "))]
+        }
+        HostEnsure::Reset { .. } => vec![
+            "kubeadm reset without touching etcd's membership".to_owned(),
+            "moved aside: etcd's data, certificate authorities, static pod manifests".to_owned(),
+            "deleted: kubeconfigs, the kubelet's and the pod network's state".to_owned(),
+        ],
     }
 }
 
@@ -109,6 +125,7 @@ fn settings(step: &Step) -> Option<&ClusterSettings> {
         Ensure::Host(
             HostEnsure::Certificates { settings, .. }
             | HostEnsure::ControlPlane { settings, .. }
+            | HostEnsure::Rehearsed { settings, .. }
             | HostEnsure::ClusterConfig { settings, .. },
         ) => Some(settings),
         Ensure::Host(_) | Ensure::Infra(_) => None,
