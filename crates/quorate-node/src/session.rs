@@ -283,6 +283,7 @@ fn check_host(
         | HostEnsure::Kubelet { node, .. }
         | HostEnsure::Serving { node }
         | HostEnsure::ClusterConfig { node, .. }
+        | HostEnsure::ClusterDns { node, .. }
         | HostEnsure::Registered { node, .. }
         | HostEnsure::Rehearsed { node, .. }
         | HostEnsure::Reset { node }

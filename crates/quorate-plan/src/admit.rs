@@ -149,6 +149,7 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::Serving { .. }
         | HostEnsure::Backend { .. }
         | HostEnsure::ClusterConfig { .. }
+        | HostEnsure::ClusterDns { .. }
         | HostEnsure::Registered { .. }
         | HostEnsure::Guarded {}
         | HostEnsure::Network { .. }

@@ -162,8 +162,15 @@ pub enum HostEnsure {
         /// Its apiserver.
         address: SocketAddr,
     },
-    /// What kubeadm keeps in the cluster: its configuration, the rules of joining, `cluster-info`, CoreDNS and kube-proxy.
+    /// What kubeadm keeps in the cluster: its configuration, the rules of joining, `cluster-info` and kube-proxy.
     ClusterConfig {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// CoreDNS is installed. It comes after the pod network: pods that are placed while only one node is ready all share its fate.
+    ClusterDns {
         /// The cluster.
         settings: ClusterSettings,
         /// This host.
@@ -405,6 +412,7 @@ impl Ensure {
                 | HostEnsure::Kubelet { .. } => 120,
                 HostEnsure::Serving { .. } | HostEnsure::Voter { .. } => 240,
                 HostEnsure::ClusterConfig { .. }
+                | HostEnsure::ClusterDns { .. }
                 | HostEnsure::Registered { .. }
                 | HostEnsure::Worker { .. } => 240,
                 HostEnsure::Network { .. } => 300,
@@ -457,8 +465,9 @@ impl fmt::Display for HostEnsure {
             Self::Serving { .. } => f.write_str("etcd and apiserver serve: own /readyz is ok"),
             Self::Backend { backend, .. } => write!(f, "balancer forwards to {}", backend.name),
             Self::ClusterConfig { .. } => {
-                f.write_str("cluster holds kubeadm's configuration, CoreDNS and kube-proxy")
+                f.write_str("cluster holds kubeadm's configuration and kube-proxy")
             }
+            Self::ClusterDns { .. } => f.write_str("CoreDNS is installed"),
             Self::Registered { .. } => f.write_str("node is labelled and tainted as control plane"),
             Self::Guarded {} => f.write_str("empty-data guard is in place"),
             Self::Learner { joiner } => write!(f, "etcd has a learner for {}", joiner.name),

@@ -1,4 +1,4 @@
-//! What kubeadm keeps in the cluster: its configuration, the rules of joining, `cluster-info`, CoreDNS and kube-proxy.
+//! What kubeadm keeps in the cluster: its configuration, the rules of joining, `cluster-info` and kube-proxy.
 //!
 //! kubeadm would ask the endpoint, which may have no backend yet, or lead elsewhere: it is given a copy of admin.conf that leads to this
 //! host's own apiserver. What kubeadm then writes about the way to the API is put right here.
@@ -56,8 +56,8 @@ pub(super) async fn ensure(
         .map_err(ActionError::kube("deleting the bootstrap token"))?;
     made?;
     point_joiners(settings, &client, work).await?;
-    work.progress.say("installing CoreDNS and kube-proxy");
-    kubeadm.phase_with(&["addon", "all"], &flags).await?;
+    work.progress.say("installing kube-proxy");
+    kubeadm.phase_with(&["addon", "kube-proxy"], &flags).await?;
     note(&client, "kubernetes", &settings.kubernetes).await
 }
 

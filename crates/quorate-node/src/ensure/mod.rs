@@ -9,6 +9,7 @@ mod balancer;
 mod bundle;
 mod certificates;
 mod cluster_config;
+mod cluster_dns;
 mod components;
 mod control_plane;
 mod etcd_member;
@@ -239,6 +240,9 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         HostEnsure::Backend { backend, address } => backend::ensure(work, backend, *address).await,
         HostEnsure::ClusterConfig { settings, node } => {
             cluster_config::ensure(work, settings, node).await
+        }
+        HostEnsure::ClusterDns { settings, node } => {
+            cluster_dns::ensure(work, settings, node).await
         }
         HostEnsure::Registered { node, .. } => registered::ensure(work, node).await,
         HostEnsure::Guarded {} => guarded::ensure(work).await,

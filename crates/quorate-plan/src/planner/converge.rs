@@ -404,14 +404,21 @@ impl<'a> Convergence<'a> {
             }),
             Cni::None => None,
         };
+        let title = if network.is_some() {
+            "Start the pod network"
+        } else {
+            "Start the cluster's DNS"
+        };
+        let dns = HostEnsure::ClusterDns {
+            settings: settings(),
+            node: self.peer(first),
+        };
         let steps = network
-            .map(|network| self.host(first, HostEnsure::Network { network }, Reason::ClusterLacks));
-        draft.stage(
-            self.seen,
-            "Start the pod network",
-            None,
-            steps.into_iter().collect(),
-        );
+            .map(|network| HostEnsure::Network { network })
+            .into_iter()
+            .chain([dns])
+            .map(|ensure| self.host(first, ensure, Reason::ClusterLacks));
+        draft.stage(self.seen, title, None, steps.collect());
     }
 
     /// One more master. Its stages follow each other: nothing else changes membership in between.

@@ -52,11 +52,19 @@ pub(super) fn cluster_config(
             server,
         ),
     }
-    let workloads = api.workloads.get()?;
-    for name in ["kube-system/coredns", "kube-system/kube-proxy"] {
-        if !workloads.contains_key(name) {
-            found.note(name, "there", "missing");
-        }
+    workload(found, api, "kube-system/kube-proxy")
+}
+
+pub(super) fn cluster_dns(found: &mut Differences, seen: &Observation) -> Result<(), Missing> {
+    match view(found, seen)? {
+        Some(api) => workload(found, api, "kube-system/coredns"),
+        None => Ok(()),
+    }
+}
+
+fn workload(found: &mut Differences, api: &ApiView, name: &str) -> Result<(), Missing> {
+    if !api.workloads.get()?.contains_key(name) {
+        found.note(name, "there", "missing");
     }
     Ok(())
 }
@@ -108,13 +116,7 @@ pub(super) fn network(
     }
     match network {
         Network::Flannel { .. } => {
-            if !api
-                .workloads
-                .get()?
-                .contains_key("kube-flannel/kube-flannel-ds")
-            {
-                found.note("kube-flannel/kube-flannel-ds", "there", "missing");
-            }
+            workload(found, api, "kube-flannel/kube-flannel-ds")?;
         }
         // What a user's own manifest contains is the user's business.
         Network::Manifest { .. } => {}

@@ -117,6 +117,7 @@ pub fn differences(
         HostEnsure::ClusterConfig { settings, .. } => {
             api::cluster_config(&mut found, settings, seen)?;
         }
+        HostEnsure::ClusterDns { .. } => api::cluster_dns(&mut found, seen)?,
         HostEnsure::Registered { node, .. } => api::registered(&mut found, node, seen)?,
         HostEnsure::Network { network } => api::network(&mut found, network, seen)?,
         HostEnsure::Worker { node, .. } => {

@@ -217,6 +217,10 @@ impl World {
                 config.backends.insert(backend.name, address);
             }
             HostEnsure::ClusterConfig { settings, .. } => self.cluster_config(node, &settings)?,
+            HostEnsure::ClusterDns { .. } => {
+                let kube = self.own_kube(node)?;
+                kube.workloads.insert("kube-system/coredns".into());
+            }
             HostEnsure::Registered { node: peer, .. } => {
                 let kube = self.own_kube(node)?;
                 let object = kube
@@ -445,9 +449,7 @@ impl World {
             endpoint: settings.endpoint.to_string(),
         });
         kube.cluster_info = Some(format!("https://{}", settings.endpoint));
-        for name in ["kube-system/coredns", "kube-system/kube-proxy"] {
-            kube.workloads.insert(name.into());
-        }
+        kube.workloads.insert("kube-system/kube-proxy".into());
         Ok(())
     }
 

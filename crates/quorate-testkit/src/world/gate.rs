@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use quorate_plan::{
-    Claim, Fence, Handover, NodeName, Operator, Refusal, Sealed, admit::Recipient, observation::Fencing,
+    Claim, Fence, Handover, NodeName, Operator, Refusal, Sealed, admit::Recipient,
+    observation::Fencing,
 };
 use serde::{Deserialize, Serialize};
 

@@ -71,6 +71,7 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         | HostEnsure::Kubelet { .. }
         | HostEnsure::Serving { .. }
         | HostEnsure::ClusterConfig { .. }
+        | HostEnsure::ClusterDns { .. }
         | HostEnsure::Registered { .. }
         | HostEnsure::Guarded {}
         | HostEnsure::Voter { .. }
@@ -126,7 +127,8 @@ fn settings(step: &Step) -> Option<&ClusterSettings> {
             HostEnsure::Certificates { settings, .. }
             | HostEnsure::ControlPlane { settings, .. }
             | HostEnsure::Rehearsed { settings, .. }
-            | HostEnsure::ClusterConfig { settings, .. },
+            | HostEnsure::ClusterConfig { settings, .. }
+            | HostEnsure::ClusterDns { settings, .. },
         ) => Some(settings),
         Ensure::Host(_) | Ensure::Infra(_) => None,
     }
