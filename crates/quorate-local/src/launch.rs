@@ -176,6 +176,7 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(console)
         .stderr(copy);
+    program::keeps_nothing_open(&mut command);
     let mut child = command.spawn().during("run", Path::new("setsid"))?;
     let mut ended = false;
     let started = until(STARTED_WITHIN, || {
