@@ -308,11 +308,19 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for std::io::Result<T> {
     fn during(self, doing: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        })
+        self.map_err(|source| told(doing, path, source, nix::unistd::geteuid().as_raw()))
+    }
+}
+
+/// What was denied to somebody who is not root was denied for that: the path says less.
+fn told(doing: &'static str, path: &Path, source: std::io::Error, uid: u32) -> Error {
+    if source.kind() == std::io::ErrorKind::PermissionDenied && uid != 0 {
+        return Error::NotRoot { uid };
+    }
+    Error::Io {
+        doing,
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -349,6 +357,16 @@ mod tests {
         );
         assert_eq!(tail(&[b'x'; 5000], 10), "xxxxxxxxxx");
         assert_eq!(tail(&[0xff, b'a'], 10), "\u{fffd}a");
+    }
+
+    #[test]
+    fn what_is_denied_to_others_needs_root() {
+        let denied = |uid| {
+            let source = std::io::ErrorKind::PermissionDenied.into();
+            told("read", Path::new("/x"), source, uid).to_string()
+        };
+        assert!(denied(1000).starts_with("local hosts need root: this process runs as user 1000"));
+        assert_eq!(denied(0), "failed to read /x");
     }
 
     #[test]

@@ -198,7 +198,14 @@ fn open(local: &Local, file: &FileArgument, console: &mut Console) -> Result<Clu
 }
 
 fn failed(error: quorate_local::Error) -> Failure {
-    Failure::from_error(Exit::StepFailed, &error)
+    let exit = match &error {
+        // The machine is in the way: nothing was begun.
+        quorate_local::Error::NotRoot { .. } | quorate_local::Error::Missing { .. } => {
+            Exit::Unexpected
+        }
+        _ => Exit::StepFailed,
+    };
+    Failure::from_error(exit, &error)
 }
 
 async fn list(
