@@ -29,6 +29,8 @@ pub struct Terminal {
     pub stdout: bool,
     /// The conversation is read by a person.
     pub stderr: bool,
+    /// Columns of the terminal that shows the data.
+    pub columns: Option<usize>,
 }
 
 /// A style of text.
@@ -139,6 +141,8 @@ impl Console {
                 stdin: io::stdin().is_terminal(),
                 stdout: io::stdout().is_terminal(),
                 stderr: io::stderr().is_terminal(),
+                columns: terminal_size::terminal_size_of(io::stdout())
+                    .map(|(columns, _)| columns.0.into()),
             },
             choice: ColourChoice::Auto,
             environment: Environment::of_process(),
@@ -179,6 +183,11 @@ impl Console {
         Paint {
             colour: self.environment.colour(self.choice, self.terminal.stderr),
         }
+    }
+
+    /// Columns of the terminal that shows the data. `None`: it goes elsewhere, and lines are as long as they are.
+    pub fn columns(&self) -> Option<usize> {
+        self.terminal.columns
     }
 
     /// Whether progress may move on the screen.

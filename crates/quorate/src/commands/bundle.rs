@@ -277,5 +277,5 @@ fn run_list(arguments: &ListArguments, console: &mut Console) -> Result<(), Fail
             }
         }
     }
-    console.data(&table.text())
+    console.data(&table.text(console.columns()))
 }

@@ -31,12 +31,12 @@ pub fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Failure> 
         return list(console);
     };
     if let Some(code) = Code::parse(name) {
-        let page = prose(code.explanation());
+        let page = prose(code.explanation(), console.columns());
         return console.data(&format!("{code}: {}\n\n{page}", code.title()));
     }
     if let Some(code) = RefusalCode::parse(name) {
         let page = reference::runbook(code);
-        return console.data(&prose(page.trim_start_matches("# ")));
+        return console.data(&prose(page.trim_start_matches("# "), console.columns()));
     }
     let shown = quorate_exec::hostile::line(name);
     Err(Failure::usage(format!("there is no code `{shown}`"))
@@ -61,5 +61,9 @@ fn list(console: &mut Console) -> Result<(), Failure> {
             reference::runbook_title(*code).to_owned(),
         ]);
     }
-    console.data(&format!("{}\n{}", mistakes.text(), refusals.text()))
+    console.data(&format!(
+        "{}\n{}",
+        mistakes.text(console.columns()),
+        refusals.text(console.columns())
+    ))
 }

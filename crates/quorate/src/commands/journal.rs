@@ -136,7 +136,7 @@ fn list(
             for item in items {
                 table.row([item.id, item.verb, item.operator, item.ended]);
             }
-            console.data(&table.text())
+            console.data(&table.text(console.columns()))
         }
     }
 }

@@ -248,5 +248,5 @@ fn text(status: &Status, console: &Console) -> String {
                 .map_or_else(|| "-".to_owned(), |why| harmless(why).replace('\n', " ")),
         ]);
     }
-    out + &table.text()
+    out + &table.text(console.columns())
 }

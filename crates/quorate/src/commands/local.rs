@@ -240,7 +240,7 @@ async fn list(
                     },
                 ]);
             }
-            console.data(&table.text())
+            console.data(&table.text(console.columns()))
         }
     }
 }

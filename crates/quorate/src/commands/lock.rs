@@ -130,7 +130,7 @@ async fn show(
                 };
                 table.row(row);
             }
-            console.data(&table.text())?;
+            console.data(&table.text(console.columns()))?;
         }
     }
     if unseen {

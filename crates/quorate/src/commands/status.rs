@@ -55,7 +55,13 @@ pub async fn run(
         ))?,
         Output::Text => {
             let paint = console.paint_out();
-            console.data(&assessment::text(&intent, &seen, &judged, paint))?;
+            console.data(&assessment::text(
+                &intent,
+                &seen,
+                &judged,
+                paint,
+                console.columns(),
+            ))?;
         }
     }
     cluster.hint_at_trust(&seen, console);

@@ -94,13 +94,19 @@ fn survives(tolerance: usize) -> String {
 }
 
 /// The whole status.
-pub fn text(intent: &Intent, seen: &Observation, assessment: &Assessment, paint: Paint) -> String {
+pub fn text(
+    intent: &Intent,
+    seen: &Observation,
+    assessment: &Assessment,
+    paint: Paint,
+    columns: Option<usize>,
+) -> String {
     let mut out = verdict(intent, assessment, paint);
     out.push('\n');
-    out += &hosts(intent, seen).text();
+    out += &hosts(intent, seen).text(columns);
     if let Some(members) = members(seen) {
         out.push('\n');
-        out += &members.text();
+        out += &members.text(columns);
     }
     out += &trouble(assessment, paint);
     out

@@ -48,13 +48,15 @@ pub fn harmless(text: &str) -> String {
 /// Longest line of prose.
 const PROSE_WIDTH: usize = 100;
 
-/// Prose in lines of at most 100 columns: paragraphs are filled anew, list items keep their indentation, headings stay.
-pub fn prose(text: &str) -> String {
+/// Prose in lines that fit the terminal, of at most 100 columns: paragraphs are filled anew, list items keep their indentation, headings
+/// stay.
+pub fn prose(text: &str, columns: Option<usize>) -> String {
+    let width = columns.map_or(PROSE_WIDTH, |columns| columns.min(PROSE_WIDTH));
     let mut out = String::new();
     let mut paragraph = String::new();
     let end = |paragraph: &mut String, out: &mut String| {
         if !paragraph.is_empty() {
-            fill(paragraph, out);
+            fill(paragraph, width, out);
             paragraph.clear();
         }
     };
@@ -78,7 +80,7 @@ pub fn prose(text: &str) -> String {
 }
 
 /// One paragraph or list item.
-fn fill(paragraph: &str, out: &mut String) {
+fn fill(paragraph: &str, width: usize, out: &mut String) {
     let indentation = if paragraph.starts_with("- ") {
         "  "
     } else {
@@ -86,7 +88,7 @@ fn fill(paragraph: &str, out: &mut String) {
     };
     let mut line = String::new();
     for word in paragraph.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > PROSE_WIDTH {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
             out.push_str(&line);
             out.push('\n');
             line = format!("{indentation}{word}");
@@ -113,7 +115,10 @@ mod tests {
     #[test]
     fn prose_is_filled() {
         let long = "word ".repeat(30);
-        let shown = prose(&format!("# Title\na\nb\n\n- {long}\n- c\n"));
+        let text = format!("# Title\na\nb\n\n- {long}\n- c\n");
+        let narrow = prose(&text, Some(30));
+        assert!(narrow.lines().all(|line| line.len() <= 30), "{narrow}");
+        let shown = prose(&text, Some(250));
         assert!(
             shown.lines().all(|line| line.len() <= PROSE_WIDTH),
             "{shown}"

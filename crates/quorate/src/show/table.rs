@@ -1,4 +1,5 @@
-//! Tables as kubectl prints them: upper-case headers, columns three spaces apart, no borders.
+//! Tables as kubectl prints them: upper-case headers, columns three spaces apart, no borders. Where a terminal is too narrow for one, its
+//! rows are shown one below the other.
 
 /// A table that is being filled.
 #[derive(Clone, Debug)]
@@ -19,8 +20,36 @@ impl Table {
         self.rows.push(cells.to_vec());
     }
 
-    /// Its text.
-    pub fn text(&self) -> String {
+    /// Its text, for a terminal of so many columns. `None`: it is no terminal, and programs read lines.
+    pub fn text(&self, columns: Option<usize>) -> String {
+        let lined = self.lined();
+        let wide = |columns| lined.lines().any(|line| line.chars().count() > columns);
+        if columns.is_some_and(wide) {
+            self.stacked()
+        } else {
+            lined
+        }
+    }
+
+    /// Each row by itself: its first cell, and below it the others with their headers.
+    fn stacked(&self) -> String {
+        let Some((headers, rows)) = self.rows.split_first() else {
+            return String::new();
+        };
+        let mut out = String::new();
+        for row in rows {
+            let mut cells = headers.iter().zip(row);
+            if let Some((_, first)) = cells.next() {
+                out += &format!("{first}\n");
+            }
+            for (header, cell) in cells.filter(|(_, cell)| !cell.is_empty()) {
+                out += &format!("  {}: {cell}\n", header.to_lowercase());
+            }
+        }
+        out
+    }
+
+    fn lined(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
             self.rows
@@ -53,6 +82,9 @@ mod tests {
         let mut table = Table::new(["HOST", "ROLE"]);
         table.row(["cp-10".into(), "control plane".into()]);
         table.row(["w-1".into(), String::new()]);
-        assert_eq!(table.text(), "HOST    ROLE\ncp-10   control plane\nw-1\n");
+        let lined = "HOST    ROLE\ncp-10   control plane\nw-1\n";
+        assert_eq!(table.text(None), lined);
+        assert_eq!(table.text(Some(21)), lined);
+        assert_eq!(table.text(Some(20)), "cp-10\n  role: control plane\nw-1\n");
     }
 }
