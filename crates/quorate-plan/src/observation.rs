@@ -355,6 +355,14 @@ pub struct Unit {
     pub state: String,
 }
 
+impl Unit {
+    /// systemd has it running, or keeps trying to: between two of its lives a unit that crashes again and again is not active either.
+    pub fn kept_running(&self) -> bool {
+        let state = self.state.split('/').next().unwrap_or_default();
+        self.active || matches!(state, "activating" | "reloading" | "deactivating")
+    }
+}
+
 /// Certificates and keys of a control plane host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -65,7 +65,7 @@ pub enum Refusal {
         /// What was expected.
         expected: String,
     },
-    /// The control plane host holds another certificate authority than its peers.
+    /// The host holds another certificate authority than the masters.
     ForeignAuthority {
         /// The host.
         node: NodeName,

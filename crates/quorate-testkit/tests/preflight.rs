@@ -189,6 +189,63 @@ fn ports_that_are_taken() {
     assert_eq!(said(&grown(&intent), &intent), "planned\n");
 }
 
+/// A join that was cut off has started the kubelet and has no kubelet.conf yet.
+#[test]
+fn a_kubelet_of_our_own_is_in_nobodys_way() {
+    let left_over = |change: fn(&mut quorate_testkit::world::Machine)| {
+        refused(given(), move |world, _| {
+            for name in ["w-1", "cp-2"] {
+                let machine = world.machine_mut(&node(name));
+                machine.enable("kubelet");
+                change(machine);
+            }
+        })
+    };
+    let listens = |machine: &mut quorate_testkit::world::Machine, process: &str| {
+        let ports = &mut machine.hardware.listening;
+        ports.insert(10250, process.into());
+    };
+    assert_eq!(left_over(|_| {}), "planned\n");
+    // It crashes again and again: for a moment its port is held by the process before.
+    assert_eq!(
+        left_over(|machine| {
+            machine.memory.crashing.insert("kubelet".into());
+            machine.hardware.listening.insert(10250, "kubelet".into());
+        }),
+        "planned\n"
+    );
+    let both = |process: &str| {
+        ["cp-2", "w-1"]
+            .map(|name| {
+                format!("refused (port-in-use): port 10250 of {name} is taken by {process}\n")
+            })
+            .concat()
+    };
+    // Another process there, whatever our kubelet does.
+    assert_eq!(
+        left_over(|machine| {
+            machine.memory.crashing.insert("kubelet".into());
+            machine.hardware.listening.insert(10250, "nginx".into());
+        }),
+        both("nginx")
+    );
+    // Another distribution's kubelet, under a supervisor of its own.
+    assert_eq!(
+        left_over(|machine| {
+            machine.memory.active.remove("kubelet");
+            machine.hardware.listening.insert(10250, "kubelet".into());
+        }),
+        both("kubelet")
+    );
+    let unit_less = refused(given(), |world, _| {
+        listens(world.machine_mut(&node("w-1")), "kubelet");
+    });
+    assert_eq!(
+        unit_less,
+        "refused (port-in-use): port 10250 of w-1 is taken by kubelet\n"
+    );
+}
+
 #[test]
 fn hosts_of_others() {
     let marked = |cluster: &'static str, name: &'static str| {
@@ -367,6 +424,19 @@ fn authorities_of_others() {
         said(&world, &three),
         "refused (foreign-authority): cp-2 holds another certificate authority than cp-1\n"
     );
+    // A worker of somebody's kubeadm cluster, which carries no mark of ours: before we have masters, and after.
+    let foreign = |world: &mut World| {
+        let disk = &mut world.machine_mut(&node("w-1")).disk;
+        disk.pki.cluster_ca = Some("somebody's".into());
+        let server = "https://10.9.9.9:6443".to_owned();
+        disk.kubeconfigs.insert("kubelet.conf".into(), server);
+    };
+    let expected =
+        "refused (foreign-authority): w-1 holds another certificate authority than cp-1\n";
+    assert_eq!(refused(given(), |world, _| foreign(world)), expected);
+    let mut world = grown(&given().intent());
+    foreign(&mut world);
+    assert_eq!(said(&world, &given().intent()), expected);
 }
 
 #[test]

@@ -25,13 +25,10 @@ pub(super) async fn ensure(
     registered(work, node).await
 }
 
-/// What a join that was killed leaves behind would stop the next one: kubeadm refuses to find its own files.
+/// What a join that was killed leaves behind would stop the next one: kubeadm refuses to find its own files, and a kubelet on its port.
 async fn clear(work: &Work<'_>) -> Result<(), ActionError> {
     let bootstrap = work.paths.kubernetes("bootstrap-kubelet.conf");
     let ca = work.paths.pki("ca.crt");
-    if !bootstrap.exists() && !ca.exists() {
-        return Ok(());
-    }
     if work.paths.pki("ca.key").exists() || work.paths.manifest("kube-apiserver").exists() {
         return Err(ActionError::unexpected(
             "a host that is no control plane host",

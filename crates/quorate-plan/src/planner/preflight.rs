@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::{
     Intent, NodeName, Observation, Refusal,
     intent::Acceptance,
-    observation::{HostFacts, Machine, Power},
+    observation::{HostFacts, Machine, Power, Unit},
     seen::Missing,
     spec::Role,
 };
@@ -20,6 +20,26 @@ const DISK_BYTES_MIN: u64 = 4 << 30;
 /// Certificates are valid from the moment they are made on another host; kubeadm dates them back by five minutes. A second is what
 /// time synchronisation keeps without effort, five allow for the look itself taking a while.
 const CLOCK_MS_MAX: i64 = 5_000;
+/// Where a kubelet listens.
+const KUBELET_PORT: u16 = 10250;
+
+/// The power of a machine, where Quorate makes it and its provider tells.
+fn power(seen: &Observation, node: &NodeName) -> Option<Power> {
+    let view = seen.infra.get(node)?.get().ok()?;
+    Some(view.power)
+}
+
+/// Machines that somebody holds still.
+pub(super) fn held(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
+    let machines = intent.spec.machines();
+    machines
+        .filter(|(node, ..)| power(seen, node) == Some(Power::Frozen))
+        .map(|(node, ..)| Refusal::MachineHeld {
+            node: node.clone(),
+            state: "frozen".into(),
+        })
+        .collect()
+}
 
 /// Refusals about hosts, none of which a plan can mend.
 pub(super) fn refusals(intent: &Intent, seen: &Observation) -> Vec<Refusal> {

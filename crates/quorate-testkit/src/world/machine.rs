@@ -147,6 +147,8 @@ pub struct EtcdDisk {
 pub struct Memory {
     /// Units that run.
     pub active: BTreeSet<String>,
+    /// Those of them that end at once, again and again.
+    pub crashing: BTreeSet<String>,
     /// Static pods by manifest name, once the kubelet saw the manifest.
     pub pods: BTreeMap<String, Pod>,
     /// The claim's operator has a channel open to this host.
@@ -192,7 +194,7 @@ impl Machine {
 
     /// A unit runs.
     pub fn active(&self, unit: &str) -> bool {
-        self.on() && self.memory.active.contains(unit)
+        self.on() && self.memory.active.contains(unit) && !self.memory.crashing.contains(unit)
     }
 
     /// A static pod answers.

@@ -294,6 +294,8 @@ fn units(machine: &Host) -> BTreeMap<String, Unit> {
                 enabled: machine.disk.enabled.contains(name),
                 state: if active {
                     "active/running"
+                } else if machine.memory.active.contains(name) {
+                    "activating/auto-restart"
                 } else {
                     "inactive/dead"
                 }

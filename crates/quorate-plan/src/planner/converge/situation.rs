@@ -188,7 +188,7 @@ pub(super) fn established(
     })
 }
 
-/// Control plane hosts believe the same certificate authority as the first, or none yet.
+/// Hosts believe the same certificate authority as the first control plane host, or none yet.
 ///
 /// # Errors
 /// [`Refusal::ForeignAuthority`]; [`Missing`] when a host was not seen.
@@ -197,12 +197,21 @@ pub(super) fn one_authority(
     seen: &Observation,
     first: &NodeName,
 ) -> Result<(), Refusal> {
-    let Some(authority) = &seen.host(first)?.pki.get()?.authority else {
-        return Ok(());
-    };
+    let authority = &seen.host(first)?.pki.get()?.authority;
     for node in spec.control_plane.keys() {
         let own = &seen.host(node)?.pki.get()?.authority;
-        if own.as_ref().is_some_and(|own| own != authority) {
+        if authority.is_some() && own.is_some() && own != authority {
+            return Err(Refusal::ForeignAuthority {
+                node: node.clone(),
+                other: first.clone(),
+            });
+        }
+    }
+    // A worker of another kubeadm cluster carries no mark of ours, and the CA it joined by.
+    let authority = &seen.host(first)?.pki.get()?.cluster_ca;
+    for node in spec.workers.keys() {
+        let own = &seen.host(node)?.pki.get()?.cluster_ca;
+        if own.is_some() && own != authority {
             return Err(Refusal::ForeignAuthority {
                 node: node.clone(),
                 other: first.clone(),
