@@ -352,7 +352,7 @@ impl<W: Store> Recorder<W> {
 /// Whether an event has to be on disk before the run goes on.
 fn lasts(event: &Event) -> bool {
     match event {
-        Event::StepProgress { .. } => false,
+        Event::StepProgress { .. } | Event::Waiting { .. } => false,
         Event::Started { .. }
         | Event::Fenced { .. }
         | Event::StageStarted { .. }

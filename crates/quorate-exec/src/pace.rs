@@ -19,6 +19,9 @@ pub(crate) const TESTIMONY_AGE_MAX: Duration = Duration::from_secs(2);
 /// away for up to a minute.
 pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(90);
 
+/// How long more than was approved may seem to be needed before somebody is asked about it: a unit that restarts is away for seconds.
+pub(crate) const UNITS_MAX: Duration = Duration::from_secs(10);
+
 /// How long a host may fail to answer before the first effect.
 pub(crate) const FIRST_LOOK_MAX: Duration = Duration::from_secs(15);
 
@@ -32,7 +35,10 @@ pub(crate) const WAITING_MAX: Duration = Duration::from_secs(300);
 /// How long a host may be silent in the middle of a step before the step is given up.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);
 
-/// How often a step that has to ask again says why.
+/// How long something may be in the way before it is told.
+pub(crate) const NEWS_AFTER: Duration = Duration::from_secs(3);
+
+/// How often a step that has to ask again, or a run that waits, says why.
 pub(crate) const EXCUSE_EVERY: Duration = Duration::from_secs(10);
 
 /// How often one step is acted on before it is clear that its end state does not last.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use quorate_plan::{
-    Event, Intent, Observation, Operator, Plan, Planning, Quorum, Refusal, Stage, Step,
+    Event, Intent, Observation, Operator, Plan, Planning, Quorum, Refusal, Stage, Standing, Step,
     event::Verdict,
     permit, plan,
     plan::{Departure, Waiting},
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     fence::{self, Held},
+    hostile,
     observe::{Looks, Sight},
     pace,
     seam::{Hosts, Infra, World},
@@ -29,7 +30,8 @@ use crate::{
 
 /// Acts on `approved` until nothing is left of it, and says how that ended. The same is told as events, the effects each before and after.
 ///
-/// It goes on as long as planning afresh yields the rest of what was approved. The fence is given back when everything stands, or when
+/// It goes on as long as planning afresh yields the rest of what was approved, and ends with [`Verdict::More`] when all of that stands and
+/// more is needed. The fence is given back when everything stands, or when
 /// nothing was done; otherwise the operation stays in force on its hosts, so that any operator's machine can finish it and no other verb
 /// begins meanwhile.
 pub async fn run<H: Hosts, I: Infra>(
@@ -74,7 +76,7 @@ async fn run_planned<H: Hosts, I: Infra>(
     let mut held = None;
     let verdict = run.to_the_end(operator, &mut held).await;
     if let Some(held) = held
-        && (verdict == Verdict::Done || !run.acted.get())
+        && (matches!(verdict, Verdict::Done | Verdict::More) || !run.acted.get())
     {
         for error in held.release(&world.hosts).await {
             tracing::warn!(%error, "could not give the fence back");
@@ -182,6 +184,7 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
     async fn next(&self) -> Result<Option<Next>, Verdict> {
         let since = Instant::now();
         let mut pause = pace::LOOK_PAUSE_MIN;
+        let mut told: Option<(String, Instant)> = None;
         loop {
             let sight = Sight::look(self.world, self.intent, &self.looks).await;
             let seen = sight.now();
@@ -190,10 +193,21 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
                 Ok(Some((stage, left))) => return Ok(Some(Next { stage, sight, left })),
                 Err(trouble) => trouble,
             };
-            if since.elapsed() >= trouble.patience(self.acted.get())
-                || self.stop.asked() >= Stop::BeforeNextEffect
-            {
+            let patience = trouble.patience(self.acted.get());
+            if since.elapsed() >= patience || self.stop.asked() >= Stop::BeforeNextEffect {
                 return Err(trouble.verdict());
+            }
+            let what = trouble.text();
+            let news = told
+                .as_ref()
+                .is_none_or(|(before, at)| *before != what || at.elapsed() >= pace::EXCUSE_EVERY);
+            // What passes within moments is nobody's news.
+            if news && since.elapsed() >= pace::NEWS_AFTER {
+                self.tell(Event::Waiting {
+                    what: hostile::line(&what),
+                    at_most_s: patience.as_secs(),
+                });
+                told = Some((what, Instant::now()));
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -214,7 +228,11 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
             return Err(Trouble::Refused(refused));
         }
         if let Err(departure) = plan.rest_of(self.approved) {
-            return Err(Trouble::Departed(departure));
+            return Err(if self.approved_stands(seen) {
+                Trouble::More(plan)
+            } else {
+                Trouble::Departed(departure)
+            });
         }
         let left = plan.len();
         let Some(stage) = plan.stages.into_iter().next() else {
@@ -230,6 +248,15 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
                 .map_err(|refusal| Trouble::Refused(vec![refusal]))?;
         }
         Ok(Some((stage, left)))
+    }
+
+    /// Whether nothing is left of what was approved.
+    fn approved_stands(&self, seen: &Observation) -> bool {
+        let stands = |step: &Step| match step.standing(seen) {
+            Standing::Done(_) => true,
+            Standing::Open(_) | Standing::Unknown(_) => false,
+        };
+        !self.approved.is_empty() && self.approved.steps().all(stands)
     }
 
     /// Whether to stop here, between two steps that do not belong together.
@@ -268,6 +295,8 @@ fn may_rest(seen: &Observation) -> bool {
 enum Trouble {
     Refused(Vec<Refusal>),
     Departed(Departure),
+    /// Everything that was approved stands; this does not.
+    More(Plan),
     Waiting(Vec<Waiting>),
 }
 
@@ -276,6 +305,9 @@ impl Trouble {
     fn patience(&self, acted: bool) -> Duration {
         match self {
             Self::Waiting(_) => pace::WAITING_MAX,
+            // Machines that were just started serve after a while: nobody need be asked about that.
+            Self::More(plan) if begins_with_waiting(plan) => pace::SETTLING_MAX,
+            Self::More(_) => pace::UNITS_MAX,
             Self::Refused(refusals) if refusals.iter().any(is_final) => Duration::ZERO,
             Self::Refused(_) | Self::Departed(_) if acted => pace::SETTLING_MAX,
             // Before the first effect only what was not seen may appear by itself: one failed look is not an answer.
@@ -284,8 +316,26 @@ impl Trouble {
         }
     }
 
+    /// In one line: the first of it.
+    fn text(&self) -> String {
+        match self {
+            Self::Refused(refusals) => refusals.first().map(Refusal::to_string).unwrap_or_default(),
+            Self::Departed(departure) => format!("more is needed: {departure}"),
+            Self::More(plan) => plan
+                .steps()
+                .next()
+                .map(|step| format!("more is needed: {}: {}", step.on, step.ensure))
+                .unwrap_or_default(),
+            Self::Waiting(waiting) => waiting
+                .first()
+                .map(|waiting| waiting.what.clone())
+                .unwrap_or_default(),
+        }
+    }
+
     fn verdict(self) -> Verdict {
         match self {
+            Self::More(_) => Verdict::More,
             Self::Refused(refusals) => refused(refusals),
             Self::Departed(departure) => refused(vec![Refusal::PlanDeparted {
                 departure: Box::new(departure),
@@ -298,6 +348,13 @@ impl Trouble {
             },
         }
     }
+}
+
+/// Whether the first stage wants nothing but what comes about by itself.
+fn begins_with_waiting(plan: &Plan) -> bool {
+    plan.stages
+        .first()
+        .is_some_and(|stage| stage.steps.iter().all(|step| step.ensure.only_waits()))
 }
 
 /// Refusals as a verdict: nothing but missing looks is not a no.

@@ -66,6 +66,13 @@ pub enum Event {
         /// What was expected and what was seen.
         error: String,
     },
+    /// Nothing can be acted on just now, and it may pass by itself.
+    Waiting {
+        /// What is waited for, or what is in the way.
+        what: String,
+        /// How long it is given in all, in seconds.
+        at_most_s: u64,
+    },
     /// The run stops: a guard said no.
     Refused {
         /// Why.
@@ -84,6 +91,8 @@ pub enum Event {
 pub enum Verdict {
     /// Everything stands.
     Done,
+    /// All that was approved stands, and planning afresh yields more: what could not be seen before. It has to be approved as well.
+    More,
     /// A guard said no. Nothing was done after it.
     Refused {
         /// Why.

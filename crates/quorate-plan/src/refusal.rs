@@ -318,7 +318,10 @@ impl fmt::Display for Refusal {
                     "{node} was member {member} and its etcd data is gone: it must not start an empty etcd"
                 )
             }
-            Self::MachineHeld { node, state } => write!(f, "{node} is {state}"),
+            Self::MachineHeld { node, state } => write!(
+                f,
+                "{node} is {state}: `quorate local thaw {node}` lets it go on"
+            ),
             Self::BundleVersion { bundle, wanted } => write!(
                 f,
                 "the bundle holds Kubernetes {bundle}, the cluster file wants {wanted}"

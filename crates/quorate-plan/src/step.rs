@@ -379,6 +379,11 @@ impl fmt::Display for Reason {
 }
 
 impl Ensure {
+    /// Acting on it is nothing but waiting: what it wants comes about by itself, or does not.
+    pub fn only_waits(&self) -> bool {
+        matches!(self, Self::Host(HostEnsure::Serving { .. }))
+    }
+
     /// How long acting and standing may take together before the run gives up and says what it sees.
     ///
     /// Limits for a slow machine, many times what was measured on an idle one.

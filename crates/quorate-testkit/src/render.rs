@@ -59,6 +59,7 @@ pub fn planning(planning: &Planning) -> String {
 pub fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Done => "done".into(),
+        Verdict::More => "done, and more is needed".into(),
         Verdict::Refused { refusals } => {
             let texts: Vec<String> = refusals
                 .iter()

@@ -297,8 +297,7 @@ fn machines_that_are_held_or_silent() {
     frozen.freeze(&node("cp-3"));
     assert_eq!(
         said(&frozen, &intent),
-        "refused (machine-held): cp-3 is frozen\n\
-         refused (missing): host cp-3, whose machine is frozen, was not looked at\n"
+        "refused (machine-held): cp-3 is frozen: `quorate local thaw cp-3` lets it go on\n"
     );
 }
 

@@ -2,11 +2,11 @@
 //! operator reaches the same end.
 
 use quorate_exec::{StopSignal, run};
-use quorate_plan::{Intent, event::Verdict, spec::BringUp};
+use quorate_plan::{Event, Intent, event::Verdict, observation::Power, spec::BringUp};
 use quorate_testkit::{
     World,
     drive::{apply, apply_until_done, approve},
-    fixture::{Cluster, operator},
+    fixture::{Cluster, node, operator},
     memory::{Fault, Script, Shared},
     render,
 };
@@ -257,4 +257,134 @@ async fn two_at_once_do_not_get_into_each_others_way() {
     }
     shared.rest().await;
     well(&shared, &ends);
+}
+
+/// Runs of one operator after another, as the command line makes them of one `apply --yes`: as long as there is more to approve.
+async fn applied(shared: &Shared, intent: &Intent) -> Vec<quorate_testkit::drive::Run> {
+    let mut runs = Vec::new();
+    for number in 1..=4 {
+        let run = apply(shared, intent, operator(number), Script::none()).await;
+        let more = match &run.verdict {
+            Some(Verdict::More) => true,
+            Some(Verdict::Done) => !run.approved.is_empty(),
+            Some(_) | None => false,
+        };
+        runs.push(run);
+        if !more {
+            break;
+        }
+    }
+    runs
+}
+
+fn titles(runs: &[quorate_testkit::drive::Run]) -> Vec<String> {
+    runs.iter()
+        .map(|run| {
+            let stages = run.approved.stages.iter();
+            let titles: Vec<&str> = stages.map(|stage| stage.title.as_str()).collect();
+            format!("{}: {}", titles.join(", "), run.text())
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_that_were_off_come_back_and_serve() {
+    let cluster = Cluster {
+        workers: 1,
+        ..Cluster::default()
+    };
+    let whole = grown(cluster).await;
+    let expected = render::lasting(&whole);
+    let all: Vec<_> = whole.machines.keys().cloned().collect();
+    let one = vec![node("cp-2")];
+    for off in [all, one] {
+        let shared = Shared::new(whole.clone());
+        for node in &off {
+            shared.change(|world| world.power_off(node));
+        }
+        let runs = applied(&shared, &cluster.intent()).await;
+        assert_eq!(
+            titles(&runs),
+            ["Start the machines: done", ": done"],
+            "{off:?}\n{}",
+            shared.log().join("\n")
+        );
+        shared.rest().await;
+        well(&shared, "started again");
+        same(&expected, &shared, "started again");
+    }
+}
+
+/// What else the file wants is planned when the machines run, and approved on its own.
+#[tokio::test(start_paused = true)]
+async fn what_is_needed_besides_starting_machines_is_asked_for_then() {
+    let whole = grown(Cluster::default()).await;
+    let with_worker = Cluster {
+        workers: 1,
+        ..Cluster::default()
+    };
+    let shared = Shared::new(whole);
+    shared.change(|world| {
+        world.know(&with_worker.spec());
+        for name in ["cp-1", "cp-2", "cp-3", "lb-1"] {
+            world.power_off(&node(name));
+        }
+    });
+    let runs = applied(&shared, &with_worker.intent()).await;
+    assert_eq!(
+        titles(&runs),
+        [
+            "Start the machines: done, and more is needed",
+            "Make the machines, Prepare the hosts, Join the workers, Clean up: done",
+            ": done"
+        ],
+        "{}",
+        shared.log().join("\n")
+    );
+    shared.rest().await;
+    well(&shared, "with a worker");
+}
+
+/// A frozen machine is left to whoever froze it, and nothing is begun beside it.
+#[tokio::test(start_paused = true)]
+async fn a_frozen_machine_is_not_thawed_on_the_way() {
+    let whole = grown(Cluster::default()).await;
+    let shared = Shared::new(whole);
+    shared.change(|world| {
+        world.freeze(&node("cp-2"));
+        world.power_off(&node("cp-3"));
+    });
+    let runs = applied(&shared, &Cluster::default().intent()).await;
+    assert_eq!(
+        titles(&runs),
+        [": refused (machine-held): cp-2 is frozen: `quorate local thaw cp-2` lets it go on"]
+    );
+    assert_eq!(runs[0].effects, 0);
+    shared.change(|world| world.thaw(&node("cp-2")));
+    let runs = applied(&shared, &Cluster::default().intent()).await;
+    assert_eq!(titles(&runs), ["Start the machines: done", ": done"]);
+    well(&shared, "thawed");
+}
+
+/// One that freezes while others are started: what was approved is done, and no more.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_freezes_meanwhile_stops_what_would_come_next() {
+    let whole = grown(Cluster::default()).await;
+    let shared = Shared::new(whole);
+    shared.change(|world| world.power_off(&node("cp-3")));
+    let script = Script::on(
+        "this machine: machine cp-3",
+        Fault::Freeze(node("cp-2"), std::time::Duration::from_secs(3600)),
+    );
+    let intent = Cluster::default().intent();
+    let run = apply(&shared, &intent, operator(1), script).await;
+    assert_eq!(
+        run.text(),
+        "refused (machine-held): cp-2 is frozen: `quorate local thaw cp-2` lets it go on"
+    );
+    let told = run.events.iter().any(
+        |event| matches!(event, Event::Waiting { what, .. } if what.starts_with("cp-2 is frozen")),
+    );
+    assert!(told, "it was said while it might have passed");
+    assert_eq!(shared.world().machine(&node("cp-3")).power, Power::Running);
 }

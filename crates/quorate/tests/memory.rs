@@ -2,7 +2,7 @@
 //! with what the operator sees. Time is virtual. `QUORATE_BLESS=1` writes the stories anew; read the difference before it is committed.
 //!
 //! Lines: `$ quorate …` runs a command; `> word` types it at the next one's question; `! power-off cp-2` happens to the cluster, and
-//! `! apply` brings it up without a word.
+//! `! apply` brings it up without a word, `! want workers: { count: 2 }` puts that line of the cluster file in place of the one there is.
 
 use std::{
     cell::Cell,
@@ -158,6 +158,19 @@ async fn happen(lab: &Lab, what: &str) {
             .shared
             .change(|world| world.raise_alarm(&node(name), kind)),
         ["damage", file] => fs::write(lab.directory.join(file), "x").unwrap(),
+        ["want", key, ..] => {
+            let path = lab.directory.join("demo.yaml");
+            let old = fs::read_to_string(&path).unwrap();
+            let line = what.strip_prefix("want ").unwrap();
+            let new: String = old
+                .lines()
+                .map(|old| format!("{}\n", if old.starts_with(key) { line } else { old }))
+                .collect();
+            assert_ne!(old, new, "the file has a line `{key}`");
+            fs::write(&path, &new).unwrap();
+            let (spec, _) = spec::parse(&new, "cluster.yaml").unwrap();
+            lab.shared.change(|world| world.know(&spec));
+        }
         ["rest"] => lab.shared.rest().await,
         ["apply"] => {
             let seen = run(lab, "quorate apply --yes -f @/demo.yaml", String::new()).await;

@@ -260,25 +260,48 @@ async fn a_plan_that_departs_is_refused_and_a_moment_s_confusion_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_just_started_gets_time_to_come_up() {
-    // After a boot more seems to be left than was approved: units that are still starting.
-    let fake = Fake::default();
-    let approved = plan_of(vec![stage("Start", vec![step("cp-1", "a")])]);
-    let mut more = approved.clone();
-    more.stages.push(stage("Units", vec![step("cp-1", "b")]));
-    let mut watch = |event: &Event| {
-        if matches!(event, Event::StepStarted { .. }) {
-            WHOLE.set(more.clone());
-        }
+    // After a boot more seems to be left than was approved: units that are still starting, and apiservers, which take longer.
+    let unit = step("cp-1", "b");
+    let serving = Step {
+        ensure: Ensure::Host(HostEnsure::Serving {
+            node: intent().spec.peer(&node("cp-1")).unwrap(),
+        }),
+        ..step("cp-1", "")
     };
-    let up = async {
-        sleep(Duration::from_secs(45)).await;
-        fake.give(&node("cp-1"), "b");
-    };
-    let stop = StopSignal::new();
-    let run = run_with(&fake, approved, &stop, &mut watch);
-    let ((verdict, _), ()) = futures_util::future::join(run, up).await;
-    assert_eq!(verdict, Verdict::Done);
-    assert!(!fake.log().contains(&"cp-1 begins b".to_owned()));
+    for (open, up_after, verdict) in [
+        (unit.clone(), 5, Verdict::Done),
+        (unit, 30, Verdict::More),
+        (serving.clone(), 45, Verdict::Done),
+        (serving, 300, Verdict::More),
+    ] {
+        let fake = Fake::default();
+        let approved = plan_of(vec![stage("Start", vec![step("cp-1", "a")])]);
+        let mut more = approved.clone();
+        more.stages.push(stage("Up", vec![open]));
+        let whole = approved.clone();
+        let mut watch = |event: &Event| {
+            if matches!(event, Event::StepStarted { .. }) {
+                WHOLE.set(more.clone());
+            }
+        };
+        let up = async {
+            sleep(Duration::from_secs(up_after)).await;
+            fake.give(&node("cp-1"), "b");
+            WHOLE.set(whole);
+        };
+        let stop = StopSignal::new();
+        let run = run_with(&fake, approved, &stop, &mut watch);
+        let ((end, events), ()) = futures_util::future::join(run, up).await;
+        assert_eq!(end, verdict, "{up_after}");
+        assert!(!fake.log().contains(&"cp-1 begins b".to_owned()));
+        let waited = words(&events).contains(&"waiting".to_owned());
+        assert!(waited, "whoever watches knows what it waits for");
+        assert_eq!(
+            fake.fencing(&node("cp-1")).claim,
+            None,
+            "the fence is given back"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,7 +332,13 @@ async fn what_cannot_be_seen_gets_a_moment_and_is_no_refusal() {
                     ]
                 }
             );
-            assert_eq!(words(&events), ["started", "ended"]);
+            let words = words(&events);
+            assert!(words.contains(&"waiting".to_owned()), "it was said");
+            assert!(
+                words
+                    .iter()
+                    .all(|word| ["started", "waiting", "ended"].contains(&word.as_str()))
+            );
         }
     }
 }

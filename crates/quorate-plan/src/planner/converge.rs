@@ -22,7 +22,14 @@ use crate::{
 };
 
 pub(super) fn plan(intent: &Intent, seen: &Observation) -> Planning {
-    let mut draft = Draft::default();
+    // What a held machine carries cannot be seen, and it may go on at any moment with what it was about: nothing is begun beside it.
+    let mut draft = Draft {
+        refused: preflight::held(intent, seen),
+        ..Draft::default()
+    };
+    if !draft.refused.is_empty() {
+        return draft.finish();
+    }
     if let Some(planning) = stopped_machines(intent, seen) {
         return planning;
     }

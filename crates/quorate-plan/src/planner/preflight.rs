@@ -45,21 +45,10 @@ pub(super) fn held(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
 pub(super) fn refusals(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
     let mut found = Vec::new();
     for (node, _, role) in intent.spec.machines() {
-        if let Some(view) = seen.infra.get(node)
-            && let Ok(view) = view.get()
-        {
-            match view.power {
-                Power::Frozen => {
-                    found.push(Refusal::MachineHeld {
-                        node: node.clone(),
-                        state: "frozen".into(),
-                    });
-                    continue;
-                }
-                // It will be made or started by the plan's first stage, and looked at then.
-                Power::Absent | Power::Off => continue,
-                Power::Running => {}
-            }
+        match power(seen, node) {
+            // It will be made or started by the plan's first stage, and looked at then. One that is held was refused already.
+            Some(Power::Absent | Power::Off | Power::Frozen) => continue,
+            Some(Power::Running) | None => {}
         }
         match host_refusals(intent, seen, node, role, &mut found) {
             Ok(()) => {}
@@ -187,12 +176,19 @@ fn ports(
         return Ok(());
     }
     let needed: &[u16] = match role {
-        Role::ControlPlane => &[2379, 2380, 6443, 10250, 10257, 10259],
-        Role::Worker => &[10250],
+        Role::ControlPlane => &[2379, 2380, 6443, KUBELET_PORT, 10257, 10259],
+        Role::Worker => &[KUBELET_PORT],
         Role::Balancer => &[intent.spec.endpoint.port],
     };
+    // A join that was cut off leaves a kubelet that runs before it has its kubelet.conf.
+    let kubelet = facts.units.get()?.get("kubelet");
+    let own_kubelet = |port: u16, process: &str| {
+        port == KUBELET_PORT && process == "kubelet" && kubelet.is_some_and(Unit::kept_running)
+    };
     for port in needed {
-        if let Some(process) = listening.get(port) {
+        if let Some(process) = listening.get(port)
+            && !own_kubelet(*port, process)
+        {
             found.push(Refusal::PortInUse {
                 node: node.clone(),
                 port: *port,

@@ -91,6 +91,7 @@ pub async fn run(
         .paint_err()
         .paint(Style::Bold, &intent.spec.name)
         .to_string();
+    let mut acted = false;
     loop {
         if !planning.plan.is_empty() {
             let paint = console.paint_err();
@@ -110,11 +111,24 @@ pub async fn run(
             && !arguments.yes
             && !console.confirm("Do this", "yes", "say --yes in scripts")?
         {
-            return Err(Failure::usage("nothing was done"));
+            return Err(Failure::usage(if acted {
+                "nothing more was done"
+            } else {
+                "nothing was done"
+            }));
         }
         whole_components(&cluster, &planning.plan, console)?;
+        acted = true;
         let outcome = drive(&cluster, &intent, &world, &planning.plan, console).await?;
-        if outcome.verdict != Verdict::Done || planning.waiting.is_empty() {
+        let goes_on = match &outcome.verdict {
+            Verdict::More => true,
+            Verdict::Done => !planning.waiting.is_empty(),
+            Verdict::Refused { .. }
+            | Verdict::Failed { .. }
+            | Verdict::Unseen { .. }
+            | Verdict::Stopped { .. } => false,
+        };
+        if !goes_on {
             return tokio::select! {
                 ended = end(outcome, &cluster, &intent, &world, console) => ended,
                 Ok(()) = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
@@ -122,7 +136,13 @@ pub async fn run(
         }
         // What had to happen first has happened: what else is needed can be seen now, and is approved like the rest.
         seen = tokio::select! {
-            seen = settled(&intent, &world, console) => seen,
+            seen = async {
+                match &outcome.verdict {
+                    // The run has just seen that more is needed: waiting for a cluster that is whole would be in vain.
+                    Verdict::More => observe(&world, &intent).await,
+                    _ => settled(&intent, &world, console).await,
+                }
+            } => seen,
             Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
         };
         planning = plan(&intent, &seen);
@@ -301,7 +321,7 @@ async fn end<H: quorate_exec::Hosts, I: quorate_exec::Infra>(
         outcome.run
     );
     match outcome.verdict {
-        Verdict::Done => {
+        Verdict::Done | Verdict::More => {
             let seen = settled(intent, world, console).await;
             verdict(intent, &seen, console)
         }

@@ -197,6 +197,9 @@ fn explain(
             out += "\nRun the same command again: it goes on from what is there.\n";
         }
         Some(Verdict::Done) => out += "Everything stands.\n",
+        Some(Verdict::More) => {
+            out += "All that was approved stands. More was needed than could be seen before.\n";
+        }
         Some(Verdict::Refused { refusals }) => {
             out += "A guard said no. Nothing was done after it.\n";
             out += &refusal::all(refusals, paint);
@@ -304,6 +307,7 @@ fn ended(recording: &Recording) -> String {
     match verdict(recording) {
         None => "did not end".to_owned(),
         Some(Verdict::Done) => "done".to_owned(),
+        Some(Verdict::More) => "done, more needed".to_owned(),
         Some(Verdict::Refused { refusals }) => {
             let codes: Vec<String> = refusals.iter().map(|one| one.code().to_string()).collect();
             format!("refused: {}", codes.join(", "))
@@ -350,6 +354,7 @@ fn line(event: &Event, paint: Paint) -> String {
             paint.paint(Style::Bold, format!("stage {number}: {title}"))
         }
         Event::StepStarted { step } => format!("begins   {}: {}", where_of(step), what_of(step)),
+        Event::Waiting { what, .. } => format!("waits    {}", harmless(what)),
         Event::StepProgress { step, line } => format!(
             "         {}: {}",
             where_of(step),
@@ -381,6 +386,7 @@ fn line(event: &Event, paint: Paint) -> String {
         ),
         Event::Ended { verdict } => match verdict {
             Verdict::Done => paint.paint(Style::Good, "done"),
+            Verdict::More => paint.paint(Style::Good, "done; more is needed"),
             Verdict::Refused { .. } => paint.paint(Style::Bad, "ended: refused"),
             Verdict::Failed { .. } => paint.paint(Style::Bad, "ended: a step failed"),
             Verdict::Unseen { .. } => paint.paint(Style::Bad, "ended: not seen"),

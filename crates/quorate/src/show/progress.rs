@@ -97,6 +97,11 @@ impl Progress {
                 );
                 self.say(&line);
             }
+            Event::Waiting { what, at_most_s } => {
+                let label = self.paint.paint(Style::Warn, "waiting:");
+                let most = duration(Duration::from_secs(*at_most_s));
+                self.say(&format!("{label} {} (at most {most})", harmless(what)));
+            }
             Event::StepStarted { step } => self.started(step),
             Event::StepProgress { step, line } => {
                 let line = harmless(line).replace('\n', " ");
