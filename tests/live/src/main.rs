@@ -3,8 +3,18 @@
 //! `quorate-live CASE` runs one; `cargo xtask test` runs them in their tiers. Start at [`CASES`]; what a case has at hand is in
 //! [`stage`]. Every case makes its own hosts and removes them again, also after a failure, and compares the machine before and after.
 
+mod bad_hosts;
+mod bare;
+mod blocks;
 mod bring_up;
+mod drills;
+mod guard;
+mod judge;
 mod killed;
+mod kin;
+mod pages;
+mod readme;
+mod ssh_serial;
 mod stage;
 
 use std::process::ExitCode;
@@ -26,6 +36,62 @@ const CASES: &[Case] = &[
         budget_s: 420,
         about: "apply killed at every step, started again each time, ends in the same cluster",
         run: killed::run,
+    },
+    Case {
+        name: "ssh-serial",
+        full: true,
+        budget_s: 420,
+        about: "hosts that somebody has: keys compared and pinned, a user with sudo, masters joining one by one",
+        run: ssh_serial::run,
+    },
+    Case {
+        name: "bad-hosts",
+        full: true,
+        budget_s: 240,
+        about: "what must be refused is, with the right exit code and words, and nothing changed on any host",
+        run: bad_hosts::run,
+    },
+    Case {
+        name: "guard",
+        full: true,
+        budget_s: 600,
+        about: "each master boots with an emptied etcd directory: it stays out of etcd, the balancer and the endpoints",
+        run: guard::run,
+    },
+    Case {
+        name: "kubeadm-kin",
+        full: true,
+        budget_s: 600,
+        about: "kubeadm's own joins, resets, renewals and upgrade plans work on what was founded together; all hosts reboot",
+        run: kin::run,
+    },
+    Case {
+        name: "drills",
+        full: true,
+        budget_s: 900,
+        about: "every drill in rounds: leader, follower, a master by name, power and freeze; reports as JSON; refused drills",
+        run: drills::run,
+    },
+    Case {
+        name: "readme",
+        full: true,
+        budget_s: 300,
+        about: "README's first session, as it stands there",
+        run: readme::run,
+    },
+    Case {
+        name: "guide",
+        full: true,
+        budget_s: 300,
+        about: "the guide's cluster on this machine, as it stands there",
+        run: readme::guide,
+    },
+    Case {
+        name: "quickstart",
+        full: true,
+        budget_s: 600,
+        about: "README's first command in a fresh clone, cold but for the builds, and warm",
+        run: readme::quickstart,
     },
 ];
 

@@ -2,14 +2,28 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::{OsStr, OsString},
     fs,
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction},
+    unistd::Pid,
+};
 use serde_json::Value;
+
+/// Somebody asked for the end: nothing new is begun but cleaning up.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// The program that is waited for, by its ID. 0: none.
+static WAITED_FOR: AtomicI32 = AtomicI32::new(0);
 
 /// A case under way.
 pub struct Stage {
@@ -24,6 +38,12 @@ pub struct Stage {
     began: Instant,
     /// Cluster files whose clusters are destroyed in the end, whatever happened.
     clusters: Vec<PathBuf>,
+    /// Local hosts that no cluster file of provider `local` names, by their cluster's name.
+    bare: Vec<String>,
+    /// Variables that programs have besides.
+    variables: Vec<(&'static str, OsString)>,
+    /// Console blocks of pages that were run.
+    blocks_read: usize,
 }
 
 /// Runs a case and cleans up after it; a machine that is not as before is a failure of its own.
@@ -43,11 +63,33 @@ pub fn perform(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Result<
         failed: 0,
         began: Instant::now(),
         clusters: Vec::new(),
+        bare: Vec::new(),
+        variables: Vec::new(),
+        blocks_read: 0,
     };
+    fs::create_dir(stage.directory.join("run"))?;
+    end_gently()?;
     let before = Machine::look();
-    let outcome = run(&mut stage);
+    // A case that panics or is asked to end has hosts to remove, like any other.
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| run(&mut stage))).unwrap_or_else(|_| bail!("it panicked"));
     if let Err(error) = &outcome {
         stage.check(&format!("the case ran to its end: {error:#}"), false);
+    }
+    let blocks = crate::pages::of(name)?.len();
+    if blocks > 0 {
+        stage.check(
+            &format!("README's and the guide's {blocks} blocks that name this case were run"),
+            stage.blocks_read >= blocks,
+        );
+    }
+    ENDING.store(false, Ordering::SeqCst);
+    for name in std::mem::take(&mut stage.bare) {
+        let destroyed = stage.quorate(&["local", "destroy", &name, "--yes"]);
+        stage.check(
+            &format!("`quorate local destroy {name}` succeeds"),
+            destroyed.is_ok_and(|output| output.status.success()),
+        );
     }
     for file in std::mem::take(&mut stage.clusters) {
         let file = file.display().to_string();
@@ -68,10 +110,58 @@ pub fn perform(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Result<
     Ok((stage.passed, stage.failed))
 }
 
+/// SIGTERM and SIGINT end what is waited for and what would come next, and let the case clean up after itself.
+fn end_gently() -> Result<()> {
+    let action = SigAction::new(
+        SigHandler::Handler(asked_to_end),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        // SAFETY: the handler does nothing but what a handler may: two atomics and kill(2).
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+extern "C" fn asked_to_end(_: i32) {
+    ENDING.store(true, Ordering::SeqCst);
+    let child = WAITED_FOR.load(Ordering::SeqCst);
+    if child > 0 {
+        let _it_ended_by_itself = kill(Pid::from_raw(child), Signal::SIGTERM);
+    }
+}
+
+/// Runs a program to its end, unless somebody asked for ours.
+///
+/// # Errors
+/// When it cannot be started, or nothing new is begun any more.
+pub fn finish(command: &mut Command) -> Result<Output> {
+    if ENDING.load(Ordering::SeqCst) {
+        bail!("asked to end");
+    }
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("failed to start {name}"))?;
+    WAITED_FOR.store(child.id() as i32, Ordering::SeqCst);
+    let output = child.wait_with_output();
+    WAITED_FOR.store(0, Ordering::SeqCst);
+    output.with_context(|| format!("failed to wait for {name}"))
+}
+
 impl Stage {
     /// Says something, with the time since the case began.
     pub fn say(&self, what: &str) {
-        eprintln!("{:>6.1} s  {what}", self.began.elapsed().as_secs_f64());
+        // Nobody may listen any more, and the hosts have to go nevertheless.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{:>6.1} s  {what}",
+            self.began.elapsed().as_secs_f64()
+        );
     }
 
     /// Counts one check.
@@ -96,7 +186,8 @@ impl Stage {
 
     /// Moves a cluster file into a subnet of the case's own.
     pub fn settle_in(&self, subnet: &str, file: &str) -> Result<()> {
-        let text = fs::read_to_string(file)?;
+        let file = self.directory.join(file);
+        let text = fs::read_to_string(&file)?;
         let moved: String = text
             .lines()
             .map(|line| {
@@ -117,27 +208,71 @@ impl Stage {
         path
     }
 
+    /// The file of a cluster of local hosts in a subnet of the case's own; it is destroyed in the end.
+    pub fn local_cluster(
+        &mut self,
+        name: &str,
+        subnet: &str,
+        masters: u8,
+        workers: u8,
+    ) -> Result<String> {
+        let file = self.cluster(&format!("{name}.yaml")).display().to_string();
+        let bundle = self.bundle.display().to_string();
+        let (masters, workers) = (masters.to_string(), workers.to_string());
+        self.succeed(&[
+            "init",
+            "--name",
+            name,
+            "--masters",
+            &masters,
+            "--workers",
+            &workers,
+            "--bundle",
+            &bundle,
+            &file,
+        ])?;
+        self.settle_in(subnet, &file)?;
+        Ok(file)
+    }
+
+    /// Local hosts of that cluster are destroyed in the end, whoever makes them.
+    pub fn bare(&mut self, cluster: &str) {
+        self.bare.push(cluster.to_owned());
+    }
+
+    /// Gives programs a variable more.
+    pub fn set(&mut self, name: &'static str, value: &OsStr) {
+        self.variables.push((name, value.to_owned()));
+    }
+
+    /// Lets a program have this case's own directories.
+    pub fn surroundings(&self, command: &mut Command) {
+        command
+            .current_dir(&self.directory)
+            .env("XDG_STATE_HOME", self.directory.join("state"))
+            .env("XDG_DATA_HOME", self.directory.join("data"))
+            .env("XDG_RUNTIME_DIR", self.directory.join("run"))
+            .env("NO_COLOR", "1")
+            .envs(self.variables.iter().cloned())
+            .stdin(Stdio::null());
+    }
+
     /// The binary with this case's own directories.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.quorate);
+        self.surroundings(command.args(arguments));
         command
-            .args(arguments)
-            .current_dir(&self.directory)
-            .env("XDG_STATE_HOME", self.directory.join("state"))
-            .env("XDG_RUNTIME_DIR", self.directory.join("run"))
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null());
-        command
+    }
+
+    /// A console block of a page was run.
+    pub fn read_a_block(&mut self) {
+        self.blocks_read += 1;
     }
 
     /// Runs the binary to its end.
     pub fn quorate(&self, arguments: &[&str]) -> Result<Output> {
-        fs::create_dir_all(self.directory.join("run"))?;
         let began = Instant::now();
-        let output = self
-            .command(arguments)
-            .output()
-            .context("failed to start quorate")?;
+        let output = finish(&mut self.command(arguments))?;
         self.say(&format!(
             "quorate {} -> {} after {:.1} s",
             arguments.join(" "),
@@ -197,13 +332,8 @@ impl Stage {
 
     /// kubectl of the bundle, with a kubeconfig: a judge that shares no code with Quorate.
     pub fn kubectl(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(self.bundle.join("bin/kubectl"))
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .context("failed to start kubectl")?;
+        let mut kubectl = Command::new(self.bundle.join("bin/kubectl"));
+        let output = finish(kubectl.arg("--kubeconfig").arg(kubeconfig).args(arguments))?;
         if !output.status.success() {
             bail!(
                 "kubectl {} failed: {}",
@@ -227,13 +357,18 @@ impl Stage {
                 self.check(what, true);
                 return true;
             }
-            if Instant::now() > until {
+            if Instant::now() > until || ENDING.load(Ordering::SeqCst) {
                 self.check(&format!("{what} within {} s", within.as_secs()), false);
                 return false;
             }
             std::thread::sleep(Duration::from_millis(250));
         }
     }
+}
+
+/// Everything a command said.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// The last lines of a text.

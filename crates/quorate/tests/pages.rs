@@ -1,0 +1,66 @@
+//! Console blocks of README and guide that need no hosts, run as they stand there. Which block is run by whom is said at its fence; see
+//! `tests/live/src/blocks.rs`.
+
+#[path = "../../../tests/live/src/blocks.rs"]
+mod blocks;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+#[test]
+fn what_needs_no_hosts_is_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages: Vec<PathBuf> = fs::read_dir(root.join("docs/guide"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    pages.push(root.join("README.md"));
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for block in blocks::blocks(&text)
+            .iter()
+            .filter(|one| one.by == "process")
+        {
+            for shown in &block.commands {
+                let place = format!("{}:{}: `{}`", page.display(), block.line, shown.command);
+                let said = tell(&shown.command, directory.path(), &place);
+                let misses = shown.misses(&said);
+                assert_eq!(misses, None, "{place} does not print that line:\n{said}");
+                assert!(
+                    shown.answers().is_empty(),
+                    "{place} asks, and nobody is there"
+                );
+                run += 1;
+            }
+        }
+    }
+    assert!(run >= 3, "only {run} commands");
+}
+
+/// Runs a command, which must succeed.
+fn tell(line: &str, directory: &Path, place: &str) -> String {
+    let mut words = line.split_whitespace();
+    assert_eq!(
+        words.next(),
+        Some("quorate"),
+        "{place}: only quorate runs here"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(words)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", directory)
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{place} failed:\n{said}");
+    said
+}
