@@ -185,9 +185,12 @@ pub async fn run<H: Hosts, I: Infra>(
 
 fn ready(drill: &Drill, intent: &Intent, seen: &Observation) -> Result<(), DrillError> {
     for (node, ..) in intent.spec.machines() {
-        let disposable = seen
-            .host(node)
-            .is_ok_and(|facts| matches!(facts.mark.get(), Ok(Some(mark)) if mark.disposable));
+        let disposable = match seen.host(node).and_then(|facts| facts.mark.get()) {
+            Ok(Some(mark)) => mark.disposable,
+            Ok(None) => false,
+            // Not seen is not without a mark: the assessment below says what is wrong with that host, and refuses.
+            Err(_) => continue,
+        };
         if !disposable && !drill.named {
             return Err(DrillError::NotDisposable {
                 node: node.clone(),
@@ -366,4 +369,60 @@ fn load_average() -> String {
         .take(3)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_plan::{Fence, plan};
+    use quorate_testkit::{
+        World,
+        fixture::{Cluster, node},
+        walk::{take, turns},
+    };
+
+    use super::*;
+
+    fn drill() -> Drill {
+        Drill {
+            fault: Fault::Freeze,
+            target: Target::Leader,
+            before: Duration::ZERO,
+            away: Duration::ZERO,
+            named: false,
+            namespace: "x".into(),
+        }
+    }
+
+    /// Why no drill begins on a cluster of that kind, after that happened to it.
+    fn refused(cluster: Cluster, change: impl FnOnce(&mut World)) -> Option<DrillError> {
+        let intent = cluster.intent();
+        let mut world = World::new(&intent.spec);
+        let planning = plan(&intent, &world.observe(&intent));
+        for (step, change) in turns(&planning.plan) {
+            take(&mut world, &intent, step, change, Fence(1)).expect("it is brought up");
+        }
+        change(&mut world);
+        world.settle();
+        ready(&drill(), &intent, &world.observe(&intent)).err()
+    }
+
+    #[test]
+    fn a_drill_begins_on_disposable_clusters_that_are_whole() {
+        assert!(refused(Cluster::default(), |_| {}).is_none());
+        let theirs = Cluster {
+            local: false,
+            ..Cluster::default()
+        };
+        let mark = refused(theirs, |_| {});
+        assert!(
+            matches!(mark, Some(DrillError::NotDisposable { .. })),
+            "{mark:?}"
+        );
+        // A host that is not seen has no mark to be seen; that is not what is wrong with it.
+        let off = refused(Cluster::default(), |world| world.power_off(&node("cp-3")));
+        assert!(
+            matches!(off, Some(DrillError::NotHealthy { .. })),
+            "{off:?}"
+        );
+    }
 }
