@@ -54,6 +54,9 @@ pub enum EtcdError {
         /// etcd's words.
         message: String,
     },
+    /// `etcdserver: leader changed`: in the middle of the request. Asked again it will be answered.
+    #[error("etcd's leader changed during the request")]
+    LeaderChanged,
     /// `etcdserver: not leader`: only the leader does this (moving leadership); ask the member that [`crate::Status::leader`] names.
     #[error("this etcd member is not the leader")]
     NotLeader,
@@ -156,6 +159,7 @@ impl EtcdError {
             EtcdError::Broken { .. }
             | EtcdError::Deadline { .. }
             | EtcdError::Malformed { .. }
+            | EtcdError::LeaderChanged
             | EtcdError::Other { .. } => true,
             // The write that crosses the quota is applied *and* answered with this error, on every member that sees the quota crossed.
             EtcdError::NoSpace => true,
@@ -221,6 +225,7 @@ impl EtcdError {
             .unwrap_or(status.message())
         {
             "no leader" => EtcdError::NoLeader { message },
+            "leader changed" => EtcdError::LeaderChanged,
             "not leader" => EtcdError::NotLeader,
             "rpc not supported for learner" => EtcdError::IsLearner { call },
             "too many learner members in cluster" => EtcdError::TooManyLearners,
@@ -383,7 +388,9 @@ mod tests {
             assert!(err.may_have_applied());
         }
         // A leader that changes in the middle leaves the write's fate open.
-        assert!(read(Code::Unavailable, "etcdserver: leader changed").may_have_applied());
+        let changed = read(Code::Unavailable, "etcdserver: leader changed");
+        assert!(matches!(changed, EtcdError::LeaderChanged));
+        assert!(changed.may_have_applied());
     }
 
     #[test]

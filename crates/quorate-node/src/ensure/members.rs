@@ -27,6 +27,10 @@ pub(super) fn judge(doing: &str, err: EtcdError) -> Attempt {
     match err {
         EtcdError::LearnerNotReady
         | EtcdError::NotALearner
+        | EtcdError::MemberNotFound
+        | EtcdError::NotLeader
+        | EtcdError::BadTransferee
+        | EtcdError::LeaderChanged
         | EtcdError::UnhealthyCluster
         | EtcdError::NoLeader { .. }
         | EtcdError::Deadline { .. }
