@@ -6,10 +6,13 @@
 //!
 //! Processes are started in `command` only, files replaced in `durable` only, and plaintext secrets live in `seal` and `token` only.
 
+mod aside;
+mod balancer;
 mod binary;
 mod bundle;
 mod clients;
 mod command;
+mod containers;
 mod durable;
 mod ensure;
 mod error;
@@ -19,6 +22,7 @@ pub mod frame;
 mod give;
 mod hosts_file;
 mod kubeadm;
+mod packets;
 mod paths;
 mod random;
 mod seal;

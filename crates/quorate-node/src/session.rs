@@ -35,6 +35,7 @@ pub(crate) struct Session {
     paths: Paths,
     binary: String,
     identity: OnceLock<Identity>,
+    heard: facts::Heard,
     held: Mutex<Holding>,
 }
 
@@ -66,6 +67,7 @@ impl Session {
             binary: binary::own_hash(&paths)?,
             paths,
             identity: OnceLock::new(),
+            heard: facts::Heard::default(),
             held: Mutex::new(Holding::Not),
         })
     }
@@ -84,7 +86,8 @@ impl Session {
     pub(crate) async fn answer(&self, call: Call, progress: &Progress) -> Answer {
         let result = match call {
             Call::Report(look) => {
-                let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+                let report =
+                    Box::pin(facts::report(&self.paths, &look, &self.binary, &self.heard)).await;
                 Ok(Answer::Report(Box::new(report)))
             }
             Call::Claim(claim) => self.claim(*claim),
@@ -222,7 +225,7 @@ impl Session {
             endpoint: None,
             dns: None,
         };
-        let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+        let report = Box::pin(facts::report(&self.paths, &look, &self.binary, &self.heard)).await;
         check_host(&request.ensure, &node, &report)?;
         let mut seen = request.testimony.clone();
         seen.record(&node, Seen::now(report.clone()));
@@ -250,7 +253,7 @@ impl Session {
             patience,
         };
         Box::pin(act(&mut work, admitted)).await?;
-        let report = Box::pin(facts::report(&self.paths, &look, &self.binary)).await;
+        let report = Box::pin(facts::report(&self.paths, &look, &self.binary, &self.heard)).await;
         Ok(Outcome { changed, report })
     }
 
@@ -354,7 +357,7 @@ mod tests {
             dns: None,
         };
         let (own, other): (NodeName, NodeName) = ("cp-1".parse().unwrap(), "cp-2".parse().unwrap());
-        let report = facts::report(&machine.paths, &look, "00").await;
+        let report = facts::report(&machine.paths, &look, "00", &facts::Heard::default()).await;
         let serving = |name: &NodeName, address: [u8; 4]| HostEnsure::Serving {
             node: Peer {
                 name: name.clone(),

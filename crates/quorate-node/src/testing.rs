@@ -38,6 +38,30 @@ impl Machine {
 
 /// Work on a machine that is `node` of a cluster nobody looked at.
 pub(crate) fn with_work<T>(machine: &Machine, node: &str, f: impl FnOnce(&Work<'_>) -> T) -> T {
+    let once = async |work: &Work<'_>| f(work);
+    let done = std::pin::pin!(with_work_async(machine, node, once));
+    match done.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(done) => done,
+        std::task::Poll::Pending => unreachable!("nothing is waited for"),
+    }
+}
+
+/// As [`with_work`], for what waits.
+pub(crate) async fn with_work_async<T>(
+    machine: &Machine,
+    node: &str,
+    f: impl AsyncFnOnce(&Work<'_>) -> T,
+) -> T {
+    with_patience(machine, node, Duration::ZERO, f).await
+}
+
+/// As [`with_work`], for what waits and may do so for a while.
+pub(crate) async fn with_patience<T>(
+    machine: &Machine,
+    node: &str,
+    patience: Duration,
+    f: impl AsyncFnOnce(&Work<'_>) -> T,
+) -> T {
     let node = node.parse().unwrap();
     let claim = Claim {
         fence: Fence(1),
@@ -59,8 +83,9 @@ pub(crate) fn with_work<T>(machine: &Machine, node: &str, f: impl FnOnce(&Work<'
         identity: &Identity::generate(),
         sealed: Vec::new(),
         progress: &Progress(tokio::sync::mpsc::unbounded_channel().0),
-        patience: Duration::ZERO,
+        patience,
     })
+    .await
 }
 
 /// A blank machine.

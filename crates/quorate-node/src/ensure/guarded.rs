@@ -66,6 +66,17 @@ pub(super) async fn ensure(work: &Work<'_>) -> Result<(), ActionError> {
     Ok(())
 }
 
+/// The kubelet starts without asking for data again: this host is to be no member of anything.
+pub(super) async fn lift(work: &Work<'_>) -> Result<(), ActionError> {
+    let path = work.paths.unit(DROP_IN);
+    if path.exists() {
+        durable::remove(&path)?;
+        let reload = Command::new("systemctl", TOOL_WITHIN).arg("daemon-reload");
+        work.tools.run(reload).await?;
+    }
+    Ok(())
+}
+
 /// A founding is over when every founder votes, not before.
 fn all_vote(founding: &Founding, members: &[Member]) -> Result<(), ActionError> {
     let voters: BTreeSet<&str> = members

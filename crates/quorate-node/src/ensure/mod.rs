@@ -5,6 +5,7 @@
 
 mod authority;
 mod backend;
+mod backend_gone;
 mod balancer;
 mod bundle;
 mod certificates;
@@ -12,18 +13,28 @@ mod cluster_config;
 mod cluster_dns;
 mod components;
 mod control_plane;
+mod control_plane_gone;
+mod endpoint_gone;
 mod etcd_member;
 mod guarded;
 mod images;
 mod kubelet;
+mod leader_moved;
 mod learner;
+mod member_gone;
 mod members;
 mod network;
+mod node_gone;
 mod prepared;
 mod registered;
+mod rehearsed;
+mod reset;
 mod serving;
 mod tokens_gone;
+mod uploaded_certs_gone;
 mod voter;
+#[cfg(test)]
+mod with_etcd;
 mod worker;
 
 use std::{
@@ -47,7 +58,7 @@ pub(crate) use backend::BALANCER_CA;
 const POLL: Duration = Duration::from_millis(100);
 
 /// How long a tool may take that only reads and writes files here. They take well below a second on an idle machine.
-const TOOL_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const TOOL_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long one answer of etcd or the API may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -116,11 +127,22 @@ impl Work<'_> {
         what: &str,
         look: impl Fn() -> F,
     ) -> Result<T, ActionError> {
+        self.wait_for(what, self.patience, look).await
+    }
+
+    /// As [`Self::wait`], for at most `within`.
+    async fn wait_for<T, F: Future<Output = Result<T, String>>>(
+        &self,
+        what: &str,
+        within: Duration,
+        look: impl Fn() -> F,
+    ) -> Result<T, ActionError> {
         let started = Instant::now();
+        let within = within.min(self.patience);
         loop {
             match look().await {
                 Ok(found) => return Ok(found),
-                Err(seen) if started.elapsed() >= self.patience => {
+                Err(seen) if started.elapsed() >= within => {
                     return Err(ActionError::Late {
                         what: what.to_owned(),
                         waited_s: started.elapsed().as_secs(),
@@ -257,18 +279,23 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         HostEnsure::Network { network } => network::ensure(work, network).await,
         HostEnsure::Worker { settings, node } => worker::ensure(work, settings, node).await,
         HostEnsure::TokensGone {} => tokens_gone::ensure(work).await,
-        HostEnsure::Rehearsed { .. }
-        | HostEnsure::LeaderMoved { .. }
-        | HostEnsure::BackendGone { .. }
-        | HostEnsure::ControlPlaneGone { .. }
-        | HostEnsure::MemberGone { .. }
-        | HostEnsure::NodeGone { .. }
-        | HostEnsure::EndpointGone { .. }
-        | HostEnsure::Reset { .. }
-        | HostEnsure::UploadedCertsGone {} => Err(ActionError::unexpected(
-            format!("to know how to make `{action}` stand"),
-            "an action that is not built yet",
-            "use a later version",
-        )),
+        HostEnsure::Rehearsed { settings, node } => rehearsed::ensure(work, settings, node).await,
+        HostEnsure::LeaderMoved { member, to } => {
+            let permit = permit.ok_or_else(|| unpermitted(&action))?;
+            leader_moved::ensure(work, permit, *member, to).await
+        }
+        HostEnsure::BackendGone { backend } => backend_gone::ensure(work, backend).await,
+        HostEnsure::ControlPlaneGone { member } => {
+            let permit = permit.ok_or_else(|| unpermitted(&action))?;
+            control_plane_gone::ensure(work, permit, *member).await
+        }
+        HostEnsure::MemberGone { member, peer_urls } => {
+            let permit = permit.ok_or_else(|| unpermitted(&action))?;
+            member_gone::ensure(work, permit, *member, peer_urls).await
+        }
+        HostEnsure::NodeGone { node } => node_gone::ensure(work, node).await,
+        HostEnsure::EndpointGone { addresses } => endpoint_gone::ensure(work, addresses).await,
+        HostEnsure::Reset { node } => reset::ensure(work, node).await,
+        HostEnsure::UploadedCertsGone {} => uploaded_certs_gone::ensure(work).await,
     }
 }

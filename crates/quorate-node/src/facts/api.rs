@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
 use base64::Engine as _;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{PATIENCE, in_time, no_answer};
-use crate::{clients, error::ActionError, facts::server_of, paths::Paths, shown};
+use crate::{clients, error::ActionError, facts::server_of, paths::Paths, shown, utc};
 
 pub(super) async fn look(
     paths: &Paths,
@@ -69,14 +70,15 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         return Ok(view);
     }
     let client = Box::pin(administrator(paths, client, address)).await?;
-    let (nodes, endpoints, kubeadm, cluster_info, workloads, notes, tokens) = tokio::join!(
-        Box::pin(nodes(&client)),
+    let (nodes, endpoints, kubeadm, cluster_info, workloads, notes, tokens, certs) = tokio::join!(
+        Box::pin(nodes_with_leases(&client)),
         Box::pin(endpoints(&client)),
         Box::pin(kubeadm_config(&client)),
         Box::pin(cluster_info(&client)),
         Box::pin(workloads(&client)),
         Box::pin(notes(&client)),
         Box::pin(own_tokens(&client)),
+        Box::pin(uploaded_certs(&client)),
     );
     Ok(ApiView {
         nodes: seen("nodes", nodes),
@@ -86,7 +88,7 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         workloads: seen("workloads", workloads),
         notes: seen("Quorate's notes", notes),
         tokens: seen("bootstrap tokens", tokens),
-        uploaded_certs: Seen::Unknown(Missing::not_looked("uploaded certificates")),
+        uploaded_certs: seen("uploaded certificates", certs),
         ..view
     })
 }
@@ -144,6 +146,28 @@ pub(crate) async fn nodes(client: &Client) -> Result<BTreeMap<NodeName, Node>, K
     Ok(list.items.iter().filter_map(node).collect())
 }
 
+/// Node objects, and how long ago each kubelet said that it lives.
+async fn nodes_with_leases(client: &Client) -> Result<BTreeMap<NodeName, Node>, KubeError> {
+    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let (nodes, leases) = tokio::join!(nodes(client), client.list(path, PATIENCE));
+    let (mut nodes, leases) = (nodes?, leases?);
+    let now = utc::now_ms();
+    for (name, node) in &mut nodes {
+        let own = leases
+            .items
+            .iter()
+            .find(|lease| lease["metadata"]["name"] == name.as_str());
+        node.heartbeat = own.and_then(|lease| heartbeat(lease, now));
+    }
+    Ok(nodes)
+}
+
+/// How long before `now_ms` a lease was renewed. One from the future, by a clock that is ahead, was renewed just now.
+fn heartbeat(lease: &Value, now_ms: u64) -> Option<Duration> {
+    let renewed = utc::parse_ms(lease["spec"]["renewTime"].as_str()?)?;
+    Some(Duration::from_millis(now_ms.saturating_sub(renewed)))
+}
+
 fn node(object: &Value) -> Option<(NodeName, Node)> {
     let name = object["metadata"]["name"].as_str()?.parse().ok()?;
     let status = &object["status"];
@@ -176,7 +200,8 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-async fn endpoints(client: &Client) -> Result<BTreeSet<std::net::IpAddr>, KubeError> {
+/// Addresses that the `kubernetes` service leads to.
+pub(crate) async fn endpoints(client: &Client) -> Result<BTreeSet<std::net::IpAddr>, KubeError> {
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     let slice = present(client.get(path, PATIENCE).await)?.unwrap_or_default();
     Ok(list(&slice["endpoints"])
@@ -283,6 +308,14 @@ pub(crate) async fn own_tokens(client: &Client) -> Result<BTreeSet<String>, Kube
         .collect())
 }
 
+/// The Secret that `kubeadm init phase upload-certs` makes.
+pub(crate) const UPLOADED_CERTS: &str = "/api/v1/namespaces/kube-system/secrets/kubeadm-certs";
+
+/// Whether it is there. What is in it is dropped here.
+async fn uploaded_certs(client: &Client) -> Result<bool, KubeError> {
+    Ok(present(client.get(UPLOADED_CERTS, PATIENCE).await)?.is_some())
+}
+
 /// `None` where the server says that there is no such thing.
 pub(crate) fn present<T>(result: Result<T, KubeError>) -> Result<Option<T>, KubeError> {
     match result {
@@ -329,6 +362,20 @@ mod tests {
         assert_eq!(node.kubelet, "1.35.4");
         assert_eq!(node.addresses, ["10.0.0.1".parse().unwrap()].into());
         assert!(super::node(&json!({ "metadata": { "name": "Not.Ours" } })).is_none());
+    }
+
+    #[test]
+    fn a_heartbeat_is_a_leases_age() {
+        let lease = json!({ "spec": { "renewTime": "2024-02-29T23:59:59.250000Z" } });
+        let at = 1_709_251_199_250;
+        assert_eq!(
+            heartbeat(&lease, at + 20_000),
+            Some(Duration::from_secs(20))
+        );
+        assert_eq!(heartbeat(&lease, at - 4_000), Some(Duration::ZERO));
+        for none in [json!({}), json!({ "spec": { "renewTime": "yesterday" } })] {
+            assert_eq!(heartbeat(&none, at), None);
+        }
     }
 
     #[test]

@@ -11,20 +11,13 @@ use quorate_plan::{
     observation::{Balancer, Unit},
 };
 use serde::Deserialize;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
-    time::timeout,
-};
 
 use super::{PATIENCE, certificate_digest, no_answer};
 use crate::{
+    balancer::{SOCKET, Status, status},
     durable::{self, FileError},
     paths::Paths,
 };
-
-/// Longest line of the balancer that is read, in bytes: its status with every backend it can have is a tenth of this.
-const LINE_BYTES_MAX: u64 = 256 << 10;
 
 /// What is read of its configuration.
 #[derive(Deserialize)]
@@ -50,7 +43,7 @@ struct Health {
 }
 
 fn default_socket() -> PathBuf {
-    "/run/quorate/lb.sock".into()
+    SOCKET.into()
 }
 
 pub(super) async fn look(paths: &Paths) -> Seen<Option<Balancer>> {
@@ -65,11 +58,10 @@ pub(super) async fn look(paths: &Paths) -> Seen<Option<Balancer>> {
             return Seen::Unknown(no_answer("the balancer's files", &err));
         }
     };
-    let status = timeout(PATIENCE, status(&paths.at(&config.admin_socket))).await;
-    let (backends, up) = match status {
+    let (backends, up) = match status(&paths.at(&config.admin_socket), PATIENCE).await {
         // What it runs with, rather than what its file says: a new file may not have been read yet.
-        Ok(Some(status)) => status,
-        Ok(None) | Err(_) => {
+        Ok(status) => told(status),
+        Err(_) => {
             let configured = config.backends.into_iter();
             let named = configured.filter_map(|b| Some((b.name.parse().ok()?, b.address)));
             (named.collect(), BTreeSet::new())
@@ -122,45 +114,19 @@ pub(crate) fn binary_of_unit(unit: &str) -> Option<&str> {
     program.file_name()?.to_str()?.strip_prefix("quorate-")
 }
 
-type Backends = (BTreeMap<NodeName, SocketAddr>, BTreeSet<NodeName>);
-
-/// The backends, and which of them are up, by the balancer's own account. `None` when it does not tell.
-async fn status(socket: &Path) -> Option<Backends> {
-    let mut stream = UnixStream::connect(socket).await.ok()?;
-    stream.write_all(b"{\"do\":\"status\"}\n").await.ok()?;
-    let mut line = String::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX))
-        .read_line(&mut line)
-        .await
-        .ok()?;
-    parse_status(&line)
-}
-
-fn parse_status(line: &str) -> Option<Backends> {
-    #[derive(Deserialize)]
-    struct Status {
-        backends: Vec<Backend>,
-    }
-    #[derive(Deserialize)]
-    struct Backend {
-        name: String,
-        address: SocketAddr,
-        state: String,
-        #[serde(default)]
-        leaving: bool,
-    }
-    let status: Status = serde_json::from_str(line).ok()?;
-    let mut found = Backends::default();
-    for backend in status.backends.into_iter().filter(|b| !b.leaving) {
+/// The backends, and which of them get connections, by the balancer's own account.
+fn told(status: Status) -> (BTreeMap<NodeName, SocketAddr>, BTreeSet<NodeName>) {
+    let (mut all, mut up) = (BTreeMap::new(), BTreeSet::new());
+    for backend in status.backends.iter().filter(|backend| !backend.leaving) {
         // A name that is none of ours cannot be a host's of the cluster file.
         if let Ok(name) = backend.name.parse::<NodeName>() {
-            if backend.state == "up" {
-                found.1.insert(name.clone());
+            if backend.serves() {
+                up.insert(name.clone());
             }
-            found.0.insert(name, backend.address);
+            all.insert(name, backend.address);
         }
     }
-    Some(found)
+    (all, up)
 }
 
 #[cfg(test)]
@@ -177,12 +143,11 @@ mod tests {
 
     #[test]
     fn backends_that_are_up() {
-        let line = r#"{"answer":"status","version":"1","backends":[{"name":"cp-1","address":"10.0.0.1:6443","state":"up","x":1},
-            {"name":"cp-2","address":"10.0.0.2:6443","state":"dead"},{"name":"cp-3","address":"10.0.0.3:6443","state":"up","leaving":true}]}"#;
-        let (backends, up) = parse_status(line).unwrap();
-        assert_eq!(backends.len(), 2);
+        let status: Status =
+            serde_json::from_str(crate::balancer::tests::STATUS).expect("a status");
+        let (backends, up) = told(status);
+        assert_eq!(backends.len(), 3, "the one that leaves is none any more");
         assert_eq!(up, ["cp-1".parse().unwrap()].into());
-        assert_eq!(parse_status("{\"answer\":\"refused\"}"), None);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! etcd as this host's own member tells it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use quorate_etcd::{Client, EtcdError};
 use quorate_plan::{
@@ -8,28 +8,50 @@ use quorate_plan::{
     observation::{EtcdView, Manifest, Member},
 };
 
-use super::{PATIENCE, no_answer};
+use super::{PATIENCE, heard::Heard, metrics, no_answer};
 use crate::{clients, paths::Paths, shown};
 
 pub(super) async fn look(
     paths: &Paths,
     manifests: &Seen<BTreeMap<String, Manifest>>,
+    heard: &Heard,
 ) -> Seen<Option<EtcdView>> {
-    match manifests.get() {
-        Ok(manifests) if manifests.contains_key("etcd") => {}
+    let manifests = match manifests.get() {
+        Ok(manifests) if manifests.contains_key("etcd") => manifests,
         Ok(_) => return Seen::now(None),
         Err(missing) => return Seen::Unknown(missing),
-    }
-    match clients::etcd(paths, clients::LOCAL_ETCD) {
-        Ok(client) => match view(&client).await {
-            Ok(view) => Seen::now(Some(view)),
-            Err(err) => Seen::Unknown(no_answer("etcd", &err)),
-        },
-        Err(err) => Seen::Unknown(Missing::no_answer("etcd", shown::line(&shown::chain(&err)))),
+    };
+    let client = match clients::etcd(paths, clients::LOCAL_ETCD) {
+        Ok(client) => client,
+        Err(err) => {
+            let why = shown::line(&shown::chain(&err));
+            return Seen::Unknown(Missing::no_answer("etcd", why));
+        }
+    };
+    match counted(&client, manifests, heard).await {
+        Ok(view) => Seen::now(Some(view)),
+        Err(err) => Seen::Unknown(no_answer("etcd", &err)),
     }
 }
 
-/// What the member at the other end tells.
+/// What the member at the other end tells, and what it counts.
+pub(crate) async fn counted(
+    client: &Client,
+    manifests: &BTreeMap<String, Manifest>,
+    heard: &Heard,
+) -> Result<EtcdView, EtcdError> {
+    let (view, metrics) = tokio::join!(view(client), metrics::look(manifests));
+    let view = view?;
+    let leads = view.leader == Some(view.member);
+    let term = leads.then_some(view.raft_term);
+    Ok(EtcdView {
+        fsync_p99_ms: metrics.fsync_p99_ms,
+        active_peers: heard.active(term, &metrics.peers, Instant::now()),
+        ..view
+    })
+}
+
+/// What the member at the other end tells; not what it counts.
 ///
 /// # Errors
 /// When it does not tell about itself. A list or an alarm that it does not tell of only shows in the view.

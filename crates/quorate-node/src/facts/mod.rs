@@ -7,8 +7,10 @@ mod api;
 mod balancer;
 mod endpoint;
 mod etcd;
+mod heard;
 pub(crate) mod machine;
 mod manifests;
+mod metrics;
 mod pki;
 mod ports;
 mod runtime;
@@ -17,7 +19,9 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use quorate_plan::{
     Missing, Seen,
-    observation::{EtcdData, Founding, HostFacts, HostMark, HostReport, Look, MemberMark},
+    observation::{
+        EtcdData, Founding, HostFacts, HostMark, HostReport, Look, MemberMark, Rehearsal,
+    },
 };
 use tokio::time::timeout;
 
@@ -31,22 +35,28 @@ use crate::{
 };
 
 pub(crate) use api::present;
-pub(crate) use api::{nodes, own_tokens};
+pub(crate) use api::{UPLOADED_CERTS, endpoints, nodes, own_tokens};
 pub(crate) use balancer::binary_of_unit;
 pub(crate) use endpoint::resolve;
+#[cfg(test)]
+pub(crate) use etcd::{counted as etcd_counted, view as etcd_view};
+pub(crate) use heard::Heard;
 pub(crate) use manifests::{flag_of, parse as parse_manifest};
+#[cfg(test)]
+pub(crate) use metrics::tests::etcd as etcd_with_metrics;
 pub(crate) use pki::{
     LEAVES, authority_digest, certificate_digest, hex, issued_by, kubeconfig_certificate,
     public_key_hash, read_certificate, server_of,
 };
-pub(crate) use runtime::{Installed, InstalledFile, PINNED, installed, list_images};
+pub(crate) use ports::look as listening;
+pub(crate) use runtime::{CONTAINERD, Installed, InstalledFile, PINNED, installed, list_images};
 
 /// How long anything outside this process may take to answer before its fact is given up. Far above what is normal, which is
 /// milliseconds; a component that needs longer is not one to rely on.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Everything about this host. `binary` is the hash of the binary that answers.
-pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str) -> HostReport {
+/// Everything about this host. `binary` is the hash of the binary that answers, `heard` what earlier looks of the same session heard.
+pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Heard) -> HostReport {
     let tools = Tools::default();
     // Where etcd and the apiserver listen: the only thing that others wait for.
     let manifests = blocking("static pod manifests", paths, manifests::look).await;
@@ -56,7 +66,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str) -> HostRepo
         runtime::units(&tools),
         Box::pin(endpoint::look(paths, &tools, look.endpoint.as_ref())),
         endpoint::dns(paths, look.dns),
-        Box::pin(etcd::look(paths, &manifests)),
+        Box::pin(etcd::look(paths, &manifests, heard)),
         Box::pin(api::look(paths, &manifests)),
         balancer::look(paths),
     );
@@ -71,6 +81,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str) -> HostRepo
         bundles,
         components,
         pki,
+        rehearsed,
         kubeconfigs,
         founding,
         listening,
@@ -88,7 +99,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str) -> HostRepo
             units,
             pki,
             manifests,
-            rehearsed: Seen::Unknown(Missing::not_looked("a rehearsal")),
+            rehearsed,
             kubeconfigs,
             etcd_data,
             founding,
@@ -112,6 +123,7 @@ struct Files {
     bundles: Seen<std::collections::BTreeSet<String>>,
     components: Seen<Option<quorate_plan::observation::Components>>,
     pki: Seen<quorate_plan::observation::Pki>,
+    rehearsed: Seen<Option<Rehearsal>>,
     kubeconfigs: Seen<BTreeMap<String, String>>,
     founding: Seen<Option<Founding>>,
     listening: Seen<BTreeMap<u16, String>>,
@@ -134,6 +146,7 @@ async fn files(paths: &Paths, binary: &str) -> Files {
                 bundles: seen("bundles", runtime::bundles(paths)),
                 components: seen("components", runtime::components(paths)),
                 pki: seen("certificates", pki::look(paths)),
+                rehearsed: seen("rehearsal", rehearsal(paths)),
                 kubeconfigs: seen("kubeconfigs", pki::kubeconfigs(paths)),
                 founding: seen("founding", founding(paths)),
                 listening: Seen::Unknown(Missing::not_looked("listening ports")),
@@ -152,6 +165,14 @@ pub(crate) fn mark(paths: &Paths) -> Result<Option<HostMark>, FileError> {
 /// The founding noted on this host.
 pub(crate) fn founding(paths: &Paths) -> Result<Option<Founding>, FileError> {
     durable::read_json(&paths.state("founding.json"))
+}
+
+/// Where the last rehearsal is kept, until the next boot.
+pub(crate) const REHEARSAL: &str = "rehearsal.json";
+
+/// What came of the last rehearsal on this host.
+fn rehearsal(paths: &Paths) -> Result<Option<Rehearsal>, FileError> {
+    durable::read_json(&paths.run(REHEARSAL))
 }
 
 /// The marker of the empty-data guard.
@@ -241,7 +262,7 @@ mod tests {
             endpoint: None,
             dns: None,
         };
-        let bytes = size_of_val(&report(&machine.paths, &look, ""));
+        let bytes = size_of_val(&report(&machine.paths, &look, "", &Heard::default()));
         assert!(bytes < 64 << 10, "{bytes}");
     }
 
@@ -253,7 +274,7 @@ mod tests {
             endpoint: None,
             dns: None,
         };
-        let report = report(&machine.paths, &look, "00").await;
+        let report = report(&machine.paths, &look, "00", &Heard::default()).await;
         let facts = &report.facts;
         assert_eq!(facts.mark.get().unwrap(), &None);
         assert_eq!(facts.fencing.get().unwrap().highest.0, 0);
@@ -264,6 +285,7 @@ mod tests {
         assert!(facts.manifests.get().unwrap().is_empty());
         assert_eq!(facts.etcd_data.get().unwrap(), &EtcdData::default());
         assert_eq!(facts.founding.get().unwrap(), &None);
+        assert_eq!(facts.rehearsed.get().unwrap(), &None);
         assert_eq!(facts.balancer.get().unwrap(), &None);
         assert_eq!(facts.endpoint.get().unwrap(), &None);
         assert_eq!(report.etcd.get().unwrap(), &None);

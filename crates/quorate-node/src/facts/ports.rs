@@ -22,7 +22,7 @@ use crate::{
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-pub(super) fn look(paths: &Paths) -> Result<BTreeMap<u16, String>, FileError> {
+pub(crate) fn look(paths: &Paths) -> Result<BTreeMap<u16, String>, FileError> {
     let asked = if paths.is_host() {
         ask_kernel().ok()
     } else {
