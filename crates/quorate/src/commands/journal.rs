@@ -32,12 +32,13 @@ use crate::{
 Examples:
   quorate journal list
   quorate journal show                       the last run, line by line
+  quorate journal show -v                    with what its steps told while they went
   quorate journal explain                    why the last run ended as it did")]
 pub enum Command {
     /// List the runs of a cluster, the oldest first.
     List(ListArguments),
     /// Show a run, line by line.
-    Show(RunArguments),
+    Show(ShowArguments),
     /// Say how a run ended, why, and what to do next.
     Explain(RunArguments),
 }
@@ -58,6 +59,16 @@ pub struct RunArguments {
     run: Option<String>,
     #[command(flatten)]
     file: FileArgument,
+}
+
+/// Which run, and how to write it.
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    #[command(flatten)]
+    which: RunArguments,
+    /// Also what steps told while they went.
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     output: OutputArgument,
 }
@@ -142,11 +153,11 @@ fn list(
 }
 
 fn show(
-    arguments: &RunArguments,
+    arguments: &ShowArguments,
     console: &mut Console,
     reach: &impl Reach,
 ) -> Result<(), Failure> {
-    let (id, recording) = recording(arguments, console, reach)?;
+    let (id, recording) = recording(&arguments.which, console, reach)?;
     match arguments.output.output {
         Output::Json => console.data(&json::text(
             "Journal",
@@ -161,6 +172,9 @@ fn show(
             let begin = recording.entries.first().map_or(0, |entry| entry.at);
             let mut out = format!("{}\n", paint.paint(Style::Bold, format!("run {id}")));
             for entry in &recording.entries {
+                if matches!(entry.event, Event::StepProgress { .. }) && !arguments.verbose {
+                    continue;
+                }
                 let since = Duration::from_millis(entry.at.saturating_sub(begin));
                 out += &format!("{:>9}  {}\n", duration(since), line(&entry.event, paint));
             }
@@ -186,7 +200,15 @@ fn explain(
         .filter(|entry| matches!(entry.event, Event::StepStands { .. }))
         .count();
     let mut out = format!("run {id}: `{verb}` by {operator}\n");
-    out += &format!("{} stood when it ended.\n\n", counted(stood, "step"));
+    let took = match (recording.entries.first(), recording.entries.last()) {
+        (Some(first), Some(last)) => Duration::from_millis(last.at.saturating_sub(first.at)),
+        _ => Duration::ZERO,
+    };
+    out += &format!(
+        "{} stood when it ended, after {}.\n\n",
+        counted(stood, "step"),
+        duration(took)
+    );
     match verdict(&recording) {
         None => {
             out += "It did not end: the process or the machine went away in the middle. Hosts finish the action they are at.\n";
