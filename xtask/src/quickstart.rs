@@ -84,13 +84,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         )?;
     }
     let kubeconfig = build::target_directory().join("demo.kubeconfig");
-    let status = quorate_command(&quorate)
+    // What it would tell to do next is told below.
+    let written = quorate_command(&quorate)
         .args(["kubeconfig", "-f", FILE, "--force", "--out"])
         .arg(&kubeconfig)
-        .status()
+        .output()
         .context("failed to start quorate")?;
-    if !status.success() {
-        bail!("`quorate kubeconfig` failed ({status})");
+    if !written.status.success() {
+        bail!(
+            "`quorate kubeconfig` failed ({}): {}",
+            written.status,
+            String::from_utf8_lossy(&written.stderr)
+        );
     }
     let program = link("quorate", &quorate)?;
     println!(
@@ -118,7 +123,7 @@ fn announce() {
         )
     );
     let components = format!(
-        "build Kubernetes {} and etcd from source (about 12 minutes the first time)",
+        "build Kubernetes {} and etcd from source (about 14 minutes the first time)",
         build::KUBERNETES
     );
     let steps = [
@@ -126,7 +131,7 @@ fn announce() {
         "build quorate (about 5 minutes the first time)",
         &components,
         &format!("write {FILE}, unless there is one"),
-        "quorate apply: three masters, a worker, a balancer (2 minutes more for the first base system)",
+        "quorate apply: three masters, a worker, a balancer (3 minutes, 2 of them for the first base system)",
         "take the power of the etcd leader's host away, under load, and measure",
     ];
     for (number, step) in (1..).zip(steps) {
