@@ -249,6 +249,21 @@ fn local_hosts_by_name_get_addresses_by_place() {
     );
 }
 
+/// A host that comes in another's place must not get its address.
+#[test]
+fn a_local_hosts_name_and_address_stay_together() {
+    let (counted, _) = good(LOCAL);
+    let (listed, _) = good(&LOCAL.replace(
+        "count: 3, bringUp: together",
+        "hosts: [{ name: cp-1 }, { name: cp-3 }, { name: cp-4 }]",
+    ));
+    let address = |spec: &Spec, name: &str| spec.control_plane[&name.parse().unwrap()].address;
+    for name in ["cp-1", "cp-3"] {
+        assert_eq!(address(&listed, name), address(&counted, name));
+    }
+    assert_eq!(address(&listed, "cp-4").to_string(), "10.88.3.14");
+}
+
 #[test]
 fn a_spec_survives_its_own_text() {
     for text in [LOCAL, SSH] {

@@ -58,6 +58,15 @@ impl Group {
     };
 }
 
+impl Group {
+    /// The place, from 0, that `count` gives to a host of that name. `None`: it is called otherwise.
+    fn number_of(self, name: &NodeName) -> Option<u32> {
+        let number = name.as_str().strip_prefix(self.prefix)?.strip_prefix('-')?;
+        let number: u32 = number.parse().ok()?;
+        (u64::from(number) <= self.most).then(|| number.checked_sub(1))?
+    }
+}
+
 /// A host whose name and address are known.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -203,8 +212,16 @@ impl Ways<'_> {
                         .label = "no `address` here".into();
                     None
                 }
+                // One that is called as `count` would call it has the address it would have by that: a name and its address stay
+                // together when others come and go.
                 (Some(ProviderKind::Local), Some(subnet)) => Some((
-                    subnet.nth(group.first + i),
+                    subnet.nth(
+                        group.first
+                            + name
+                                .as_ref()
+                                .and_then(|(name, _)| group.number_of(name))
+                                .unwrap_or(i),
+                    ),
                     name.as_ref()
                         .map_or(host.span.clone(), |(_, span)| span.clone()),
                 )),

@@ -177,7 +177,7 @@ pub(super) struct Host {
     /// Its name: host name, node name and etcd member name. Unique in the cluster.
     #[schemars(required)]
     pub(super) name: Key<String>,
-    /// The IPv4 address that you and the other hosts reach it at. Local hosts may leave it to quorate.
+    /// The IPv4 address that you and the other hosts reach it at. Local hosts may leave it to quorate: one called cp-4 gets the address that it would have by `count`, one called otherwise that of its place in the list.
     pub(super) address: Key<String>,
     /// Its failure zone, if it has one: an availability zone, a rack.
     pub(super) zone: Key<String>,
