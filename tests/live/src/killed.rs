@@ -15,8 +15,38 @@ use nix::{
 
 use crate::{bring_up, stage::Stage};
 
-/// Kills before the case gives up: a plan has about fifty steps.
-const KILLS_MAX: usize = 120;
+/// Kills before the case gives up: a plan has about fifty steps, and a run that is killed before its first effect makes no progress.
+const KILLS_MAX: usize = 200;
+
+/// Fewer kills than this leave places out: about one for every step of the plan.
+const KILLS_MIN: usize = 40;
+
+/// Where a run is killed, relative to an event that its journal tells of.
+struct Place {
+    event: &'static str,
+    after: Duration,
+}
+
+/// Before an effect, in the middle of it, when it stands, and in the middle of what comes next: met in turn, and the plan's steps drift
+/// past them.
+const PLACES: [Place; 4] = [
+    Place {
+        event: "stepStarted",
+        after: Duration::ZERO,
+    },
+    Place {
+        event: "stepStarted",
+        after: Duration::from_millis(150),
+    },
+    Place {
+        event: "stepStands",
+        after: Duration::ZERO,
+    },
+    Place {
+        event: "stepStarted",
+        after: Duration::from_millis(400),
+    },
+];
 
 /// How long one run may go on without a new step.
 const STEP_MAX: Duration = Duration::from_secs(180);
@@ -39,10 +69,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     ])?;
     stage.settle_in("172.31.61.0/24", &file)?;
     let mut kills = 0;
-    // A kill in the middle of a step, then one right when the next has begun: both kinds of places are met in turn.
-    loop {
-        let delay = Duration::from_millis(if kills % 2 == 0 { 0 } else { 700 });
-        match run_until_step(stage, &file, delay)? {
+    for place in PLACES.iter().cycle() {
+        match run_until(stage, &file, place)? {
             Ended::Killed => kills += 1,
             Ended::ByItself(code) => {
                 stage.check_eq("the last run ends well", &code, &Some(0));
@@ -53,8 +81,10 @@ pub fn run(stage: &mut Stage) -> Result<()> {
             bail!("no end after {KILLS_MAX} kills: the runs make no progress");
         }
     }
-    stage.say(&format!("{kills} kills"));
-    stage.check("there were at least 20 kills", kills >= 20);
+    stage.check(
+        &format!("there were at least {KILLS_MIN} kills (seen {kills})"),
+        kills >= KILLS_MIN,
+    );
     bring_up::healthy(stage, &file, Duration::from_secs(120))?;
     let kubeconfig = stage.directory.join("kubeconfig");
     stage.succeed(&[
@@ -73,8 +103,8 @@ enum Ended {
     ByItself(Option<i32>),
 }
 
-/// Runs apply, waits for the second step that it begins (the first may be the one that the last run was killed in), and kills it.
-fn run_until_step(stage: &Stage, file: &str, delay: Duration) -> Result<Ended> {
+/// Runs apply, waits for the first such event of this run, and kills it.
+fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
     let before = journals(stage);
     let log = fs::File::create(stage.directory.join("apply.log"))?;
     let mut child = stage
@@ -95,16 +125,12 @@ fn run_until_step(stage: &Stage, file: &str, delay: Duration) -> Result<Ended> {
         let fresh = journals(stage)
             .into_iter()
             .filter(|journal| !before.contains(journal));
-        let stood = fresh
-            .map(|journal| {
-                fs::read_to_string(journal)
-                    .unwrap_or_default()
-                    .matches("\"stepStands\"")
-                    .count()
-            })
-            .max();
-        if stood.unwrap_or(0) >= 1 {
-            std::thread::sleep(delay);
+        let event = format!("\"{}\"", place.event);
+        if fresh
+            .into_iter()
+            .any(|journal| fs::read_to_string(journal).is_ok_and(|text| text.contains(&event)))
+        {
+            std::thread::sleep(place.after);
             kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
             child.wait()?;
             return Ok(Ended::Killed);

@@ -328,10 +328,16 @@ pub(super) async fn destroy(
         console.say(format!("There was nothing of `{name}`."));
     }
     for change in destroyed.restored {
-        console.say(format!("restored: {change}"));
+        console.say(format!(
+            "put back: {} is {} again",
+            change.what, change.from
+        ));
     }
     for change in destroyed.left {
-        console.warn(format!("left as somebody else has set it since: {change}"));
+        console.warn(format!(
+            "{} is left as somebody else has set it since; it was {} before the first cluster",
+            change.what, change.from
+        ));
     }
     Ok(())
 }
