@@ -114,6 +114,10 @@ pub async fn take<H: Hosts>(
         .union(&touched)
         .filter(|node| exists(seen, node))
         .collect();
+    let refusals = unanswered(seen, &masters, &touched, &there);
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
     let mut errors: BTreeMap<&NodeName, HostError> = BTreeMap::new();
     for (node, answer) in join_all(
         there
@@ -205,6 +209,31 @@ fn exists(seen: &Observation, node: &NodeName) -> bool {
         },
         Some(Seen::Unknown(_)) | None => true,
     }
+}
+
+/// What could not be had if hosts went on as silent as they were when they were looked at: then nobody is asked for anything yet.
+fn unanswered(
+    seen: &Observation,
+    masters: &BTreeSet<NodeName>,
+    touched: &BTreeSet<NodeName>,
+    there: &BTreeSet<&NodeName>,
+) -> Vec<Refusal> {
+    let silent: BTreeMap<&NodeName, Missing> = there
+        .iter()
+        .filter_map(|node| Some((*node, seen.host(node).err()?)))
+        .collect();
+    let answered: BTreeSet<NodeName> = there
+        .iter()
+        .filter(|node| !silent.contains_key(**node))
+        .map(|node| (*node).clone())
+        .collect();
+    let short = short_of(seen, masters, there, &answered);
+    silent
+        .into_iter()
+        .filter(|(node, _)| touched.contains(*node) || short.is_some())
+        .map(|(_, missing)| missing.into())
+        .chain(short.clone())
+        .collect()
 }
 
 /// What is missing to a majority of the old masters and to one of the new ones. Masters nobody could see count as both; those whose

@@ -25,6 +25,9 @@ pub(crate) const UNITS_MAX: Duration = Duration::from_secs(10);
 /// How long a host may fail to answer before the first effect.
 pub(crate) const FIRST_LOOK_MAX: Duration = Duration::from_secs(15);
 
+/// How long a host may fail to take the fence because it does not answer: one that was just started needs that long on a busy machine.
+pub(crate) const FENCE_MAX: Duration = Duration::from_secs(30);
+
 /// How long a planning waits to see whether somebody who does not answer is gone: what a verdict takes, and twice as much again for looks
 /// that time out.
 pub(crate) const VERDICT_MAX: Duration = Duration::from_secs(60);

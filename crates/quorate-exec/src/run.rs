@@ -125,6 +125,9 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
 
     async fn to_the_end(&self, operator: &Operator, held: &mut Option<Held>) -> Verdict {
         let mut shown = 0;
+        let began = Instant::now();
+        let mut pause = pace::LOOK_PAUSE_MIN;
+        let mut told: Option<Instant> = None;
         loop {
             let Next { stage, sight, left } = match self.next().await {
                 Ok(Some(next)) => next,
@@ -150,6 +153,26 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
                             fence: taken.fence(),
                         });
                         *held = Some(taken);
+                    }
+                    // A host that boots has a machine that runs, and answers in a moment.
+                    Err(refusals)
+                        if refusals.iter().all(is_missing)
+                            && began.elapsed() < pace::FENCE_MAX
+                            && self.stop.asked() == Stop::No =>
+                    {
+                        if began.elapsed() >= pace::NEWS_AFTER
+                            && told.is_none_or(|told| told.elapsed() >= pace::EXCUSE_EVERY)
+                        {
+                            told = Some(Instant::now());
+                            self.tell(Event::Waiting {
+                                what: hostile::line(
+                                    &refusals.first().map(Refusal::to_string).unwrap_or_default(),
+                                ),
+                                at_most_s: pace::FENCE_MAX.as_secs(),
+                            });
+                        }
+                        sleep(pause).await;
+                        pause = pace::longer(pause);
                     }
                     Err(refusals) => return refused(refusals),
                 }
