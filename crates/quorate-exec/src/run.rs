@@ -258,7 +258,12 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
             });
         }
         let left = plan.len();
-        let Some(stage) = plan.stages.into_iter().next() else {
+        // A plan holds what may fall before its turn comes, too: as long as all of a stage stands, there is nothing to act on in it.
+        let open = |stage: &Stage| {
+            let stands = |step: &Step| matches!(step.standing(seen), Standing::Done(_));
+            !stage.steps.iter().all(stands)
+        };
+        let Some(stage) = plan.stages.into_iter().find(open) else {
             return if waiting.is_empty() {
                 Ok(None)
             } else {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MemberId, Observation,
     change::{Change, Permit},
-    guard::{permit, promotable},
+    guard::{permit, promotable, resettable},
     intent::{Acceptance, Fence},
     observation::Fencing,
     refusal::Refusal,
@@ -91,6 +91,9 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
     };
     if let HostEnsure::Voter { joiner } = &request.ensure {
         promotable(seen, joiner)?;
+    }
+    if let HostEnsure::Reset { node } = &request.ensure {
+        resettable(seen, node)?;
     }
     Ok(Admitted {
         ensure: request.ensure,

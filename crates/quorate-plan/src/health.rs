@@ -119,13 +119,18 @@ pub enum Condition {
     Unstarted,
     /// Its host answers and carries no etcd data: what was this member is gone for good.
     Emptied,
+    /// Its host answers, its etcd did not, and yet its peers have streams to it: a look that failed, or an etcd too busy to answer.
+    Mute {
+        /// What its peers say.
+        why: String,
+    },
     /// Its host answers, and it does not take part.
     Sick {
         /// What is seen of it.
         why: String,
     },
-    /// No way to its host is known, so nobody can say how it is.
-    Unreached,
+    /// No way to its host is known: what its peers and its kubelet say is all there is.
+    Unreached(Accounts),
     /// Its host does not answer, and the witnesses do not agree that it is gone, or not yet.
     Doubtful(Accounts),
     /// Its host does not answer, and the witnesses agree that it is gone.
@@ -142,18 +147,34 @@ impl Condition {
             return Self::Unstarted;
         }
         let Some(node) = host_of(seen, id, member) else {
-            return Self::Unreached;
+            let node = member.name.parse().ok();
+            return Self::Unreached(Accounts {
+                host: Account::Unknown("no way to its host is known".into()),
+                peers: peers_account(seen, quorum, id),
+                kubelet: node.map_or_else(
+                    || {
+                        Account::Unknown(
+                            "its node has a name that no host of a cluster file can have".into(),
+                        )
+                    },
+                    |node| kubelet_account(seen, &node),
+                ),
+            });
         };
         match seen.hosts.get(&node) {
-            Some(Seen::Known { value, .. }) => match value.etcd_data.get() {
-                Ok(data) if !data.wal => Self::Emptied,
-                Ok(_) => Self::Sick {
-                    why: sickness(seen, &node),
-                },
-                Err(missing) => Self::Sick {
-                    why: missing.to_string(),
-                },
-            },
+            Some(Seen::Known { value, .. }) => {
+                if let Ok(data) = value.etcd_data.get()
+                    && !data.wal
+                {
+                    return Self::Emptied;
+                }
+                match (seen.etcd_at(&node), peers_account(seen, quorum, id)) {
+                    (Err(_), Account::Alive(why)) => Self::Mute { why },
+                    (Err(_), Account::Gone(_) | Account::Unknown(_)) | (Ok(_), _) => Self::Sick {
+                        why: sickness(seen, &node),
+                    },
+                }
+            }
             Some(Seen::Unknown(_)) | None => Accounts {
                 host: host_account(seen, &node),
                 peers: peers_account(seen, quorum, id),
@@ -166,8 +187,12 @@ impl Condition {
     /// Whether nobody can promise that it no longer runs: what it serves and what its pods write may go on.
     pub fn may_still_run(&self) -> bool {
         match self {
-            Self::Unreached | Self::Doubtful(_) | Self::Dead(_) => true,
-            Self::Healthy | Self::Unstarted | Self::Emptied | Self::Sick { .. } => false,
+            Self::Unreached(_) | Self::Doubtful(_) | Self::Dead(_) => true,
+            Self::Healthy
+            | Self::Unstarted
+            | Self::Emptied
+            | Self::Mute { .. }
+            | Self::Sick { .. } => false,
         }
     }
 }
@@ -178,9 +203,10 @@ impl fmt::Display for Condition {
             Self::Healthy => f.write_str("healthy"),
             Self::Unstarted => f.write_str("never started"),
             Self::Emptied => f.write_str("its host answers and carries no etcd data"),
-            Self::Sick { why } => f.write_str(why),
-            Self::Unreached => f.write_str("no way to its host is known"),
-            Self::Doubtful(accounts) | Self::Dead(accounts) => accounts.fmt(f),
+            Self::Mute { why } | Self::Sick { why } => f.write_str(why),
+            Self::Unreached(accounts) | Self::Doubtful(accounts) | Self::Dead(accounts) => {
+                accounts.fmt(f)
+            }
         }
     }
 }
@@ -241,7 +267,16 @@ fn sickness(seen: &Observation, node: &NodeName) -> String {
     }
 }
 
-fn host_account(seen: &Observation, node: &NodeName) -> Account {
+/// Whether the lease of a node says that its kubelet lives.
+pub(crate) fn kubelet_lives(seen: &Observation, node: &NodeName) -> bool {
+    match kubelet_account(seen, node) {
+        Account::Alive(_) => true,
+        Account::Gone(_) | Account::Unknown(_) => false,
+    }
+}
+
+/// What the looks at a host and its provider say of it.
+pub(crate) fn host_account(seen: &Observation, node: &NodeName) -> Account {
     let power = seen.infra.get(node).and_then(|view| view.get().ok());
     match power.map(|view| view.power) {
         Some(Power::Off) => return Account::Gone(format!("the machine of {node} is off")),

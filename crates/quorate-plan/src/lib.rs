@@ -23,6 +23,7 @@ pub mod plan;
 pub mod planner;
 pub mod quorum;
 pub mod refusal;
+pub mod rehearsal;
 pub mod seen;
 pub mod spec;
 pub mod standing;

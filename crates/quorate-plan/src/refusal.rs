@@ -6,7 +6,12 @@ use std::{collections::BTreeSet, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{MemberId, NodeName, intent::Fence, plan::Departure, seen::Missing};
+use crate::{
+    Acceptance, MemberId, NodeName, health::Accounts, intent::Fence, plan::Departure,
+    rehearsal::ManifestDifference, seen::Missing,
+};
+
+mod text;
 
 /// Why something is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +141,7 @@ pub enum Refusal {
         /// As the cluster file wants it.
         wanted: String,
     },
-    /// Control plane hosts are in the cluster that the file does not name.
+    /// None of the masters that the file names is in the cluster: it has other members.
     Unnamed {
         /// The hosts' or members' names.
         names: BTreeSet<String>,
@@ -163,6 +168,119 @@ pub enum Refusal {
     PlanDeparted {
         /// The first difference.
         departure: Box<Departure>,
+    },
+    /// Nobody can promise that the member is dead: the witnesses do not agree, or not yet.
+    NotProvenDead {
+        /// Its host.
+        node: NodeName,
+        /// Its ID.
+        member: MemberId,
+        /// What each witness says.
+        accounts: Accounts,
+    },
+    /// The member may still run where nobody sees it, and without it too few healthy voters are left to fence it off.
+    MayStillRun {
+        /// Its ID.
+        member: MemberId,
+        /// What is seen of it.
+        seen: String,
+        /// Voters without it.
+        voters: usize,
+        /// Healthy ones among them.
+        healthy: usize,
+        /// Needed to decide.
+        needed: usize,
+    },
+    /// A member that remains is behind the others.
+    RaftLags {
+        /// Its host.
+        node: NodeName,
+        /// Entries of the log that it did not apply yet.
+        behind: u64,
+        /// What is allowed.
+        allowed: u64,
+    },
+    /// The database of a member that remains is close to its quota: at the quota every write is refused.
+    NearQuota {
+        /// Its host.
+        node: NodeName,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Its quota in bytes.
+        quota: u64,
+        /// Percent of the quota that are allowed.
+        percent_max: u64,
+    },
+    /// The disk of a member that remains is nearly full.
+    DiskFull {
+        /// Its host.
+        node: NodeName,
+        /// Free space in bytes.
+        free: u64,
+        /// What is needed, in bytes.
+        needed: u64,
+    },
+    /// The disk of a member that remains is too slow for etcd.
+    DiskSlow {
+        /// Its host.
+        node: NodeName,
+        /// 99 of 100 syncs ended within this, in milliseconds.
+        p99_ms: u64,
+        /// What is allowed, in milliseconds.
+        allowed_ms: u64,
+    },
+    /// A member that remains runs a version that is known to be bad for what is to be done.
+    KnownBadVersion {
+        /// Its host.
+        node: NodeName,
+        /// `etcd` or `kubeadm`.
+        component: String,
+        /// Its version.
+        version: String,
+        /// What is wrong with it, and since which version it is not.
+        why: String,
+    },
+    /// The verb would end with an even number of voters: one more than needed to survive as many losses.
+    EvenVoters {
+        /// Voters it would end with.
+        voters: usize,
+        /// The way to an odd number.
+        instead: String,
+    },
+    /// The change would leave two voters, and what is to follow it is not ready.
+    NoSuccessor {
+        /// The change.
+        change: String,
+        /// What is missing, as a sentence.
+        lacks: String,
+    },
+    /// The cluster file still wants the node.
+    StillWanted {
+        /// Which.
+        node: NodeName,
+        /// The edit that makes it leave the file.
+        edit: String,
+    },
+    /// The cluster file does not name the host that is to come.
+    NotWanted {
+        /// Which.
+        node: NodeName,
+        /// The edit that makes the file name it.
+        edit: String,
+    },
+    /// A host that is to join would run with other settings than the masters.
+    JoinerDiffers {
+        /// The host.
+        node: NodeName,
+        /// All differences.
+        differences: BTreeSet<ManifestDifference>,
+    },
+    /// The host shall be reset and is still a member of etcd.
+    StillMember {
+        /// The host.
+        node: NodeName,
+        /// Its member.
+        member: MemberId,
     },
     /// The request carries no change, or another one, where the action makes one.
     Unpermitted {
@@ -227,6 +345,19 @@ refusal_codes! {
     OperationInForce = "operation-in-force", false;
     PlanDeparted = "plan-departed", false;
     Unpermitted = "unpermitted", false;
+    NotProvenDead = "not-proven-dead", true;
+    MayStillRun = "may-still-run", false;
+    RaftLags = "raft-lags", true;
+    NearQuota = "near-quota", true;
+    DiskFull = "disk-full", true;
+    DiskSlow = "disk-slow", true;
+    KnownBadVersion = "known-bad-version", true;
+    EvenVoters = "even-voters", false;
+    NoSuccessor = "no-successor", false;
+    StillWanted = "still-wanted", false;
+    NotWanted = "not-wanted", false;
+    JoinerDiffers = "joiner-differs", true;
+    StillMember = "still-member", false;
 }
 
 impl RefusalCode {
@@ -242,128 +373,62 @@ impl fmt::Display for RefusalCode {
     }
 }
 
+impl Refusal {
+    /// The node whose operator may accept it by name. `None`: it cannot be accepted.
+    pub fn acceptable_for(&self) -> Option<&NodeName> {
+        let node = match self {
+            Self::UnfitHost { node, .. }
+            | Self::ClockDiffers { node, .. }
+            | Self::NotProvenDead { node, .. }
+            | Self::RaftLags { node, .. }
+            | Self::NearQuota { node, .. }
+            | Self::DiskFull { node, .. }
+            | Self::DiskSlow { node, .. }
+            | Self::KnownBadVersion { node, .. }
+            | Self::JoinerDiffers { node, .. } => node,
+            Self::Missing { .. }
+            | Self::WouldLoseQuorum { .. }
+            | Self::LearnerPresent { .. }
+            | Self::MemberUnstarted { .. }
+            | Self::AlarmRaised { .. }
+            | Self::NotBlank { .. }
+            | Self::ForeignHost { .. }
+            | Self::ForeignAuthority { .. }
+            | Self::PortInUse { .. }
+            | Self::EndpointUnresolved { .. }
+            | Self::DataLost { .. }
+            | Self::MachineHeld { .. }
+            | Self::BundleVersion { .. }
+            | Self::Unchangeable { .. }
+            | Self::Unnamed { .. }
+            | Self::Fenced { .. }
+            | Self::OperationInForce { .. }
+            | Self::PlanDeparted { .. }
+            | Self::MayStillRun { .. }
+            | Self::EvenVoters { .. }
+            | Self::NoSuccessor { .. }
+            | Self::StillWanted { .. }
+            | Self::NotWanted { .. }
+            | Self::StillMember { .. }
+            | Self::Unpermitted { .. } => return None,
+        };
+        self.code().acceptable().then_some(node)
+    }
+
+    /// Whether it was accepted by name, for the very node it is about.
+    pub fn accepted(&self, accepted: &BTreeSet<Acceptance>) -> bool {
+        self.acceptable_for().is_some_and(|node| {
+            accepted.contains(&Acceptance {
+                risk: self.code(),
+                node: node.clone(),
+            })
+        })
+    }
+}
+
 impl From<Missing> for Refusal {
     fn from(missing: Missing) -> Self {
         Self::Missing { missing }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { missing } => write!(f, "{missing}"),
-            Self::WouldLoseQuorum {
-                change,
-                voters,
-                healthy,
-                needed,
-            } => {
-                write!(
-                    f,
-                    "{change} leaves {healthy} healthy of {voters} voters, {needed} needed"
-                )
-            }
-            Self::LearnerPresent { member, peer_urls } => {
-                write!(
-                    f,
-                    "member {member} ({}) is still a learner: promote or remove it first",
-                    list(peer_urls)
-                )
-            }
-            Self::MemberUnstarted { member, peer_urls } => write!(
-                f,
-                "member {member} ({}) was added and never started",
-                list(peer_urls)
-            ),
-            Self::AlarmRaised { alarm, member } => {
-                write!(f, "etcd raises {alarm} on member {member}")
-            }
-            Self::NotBlank { node, found } => {
-                write!(f, "{node} shall found a cluster, but carries {found}")
-            }
-            Self::ForeignHost {
-                node,
-                mark,
-                expected,
-            } => write!(f, "{node} belongs to {mark}, expected {expected}"),
-            Self::ForeignAuthority { node, other } => {
-                write!(f, "{node} holds another certificate authority than {other}")
-            }
-            Self::UnfitHost {
-                node,
-                expected,
-                seen,
-            } => write!(f, "{node}: expected {expected}, seen {seen}"),
-            Self::ClockDiffers {
-                node,
-                by_ms,
-                allowed_ms,
-            } => {
-                write!(
-                    f,
-                    "the clock of {node} is {by_ms} ms from the others', {allowed_ms} ms are allowed"
-                )
-            }
-            Self::PortInUse {
-                node,
-                port,
-                process,
-            } => write!(f, "port {port} of {node} is taken by {process}"),
-            Self::EndpointUnresolved { node, name } => {
-                write!(f, "`{name}` does not resolve on {node}")
-            }
-            Self::DataLost { node, member } => {
-                write!(
-                    f,
-                    "{node} was member {member} and its etcd data is gone: it must not start an empty etcd"
-                )
-            }
-            Self::MachineHeld { node, state } => write!(
-                f,
-                "{node} is {state}: `quorate local thaw {node}` lets it go on"
-            ),
-            Self::BundleVersion { bundle, wanted } => write!(
-                f,
-                "the bundle holds Kubernetes {bundle}, the cluster file wants {wanted}"
-            ),
-            Self::Unchangeable { what, is, wanted } => write!(
-                f,
-                "{what} of the running cluster is {is}, the cluster file wants {wanted}"
-            ),
-            Self::Unnamed { names } => write!(
-                f,
-                "the cluster has control plane members the cluster file does not name: {}",
-                list(names)
-            ),
-            Self::Fenced {
-                token,
-                highest,
-                holder,
-            } => write!(
-                f,
-                "token {token} is outranked by {highest}, held by {holder}"
-            ),
-            Self::OperationInForce {
-                holder,
-                goal,
-                hosts,
-            } => {
-                write!(f, "`{goal}` of {holder} is in force on {}", list(hosts))
-            }
-            Self::PlanDeparted { departure } => {
-                write!(f, "the plan was not approved like this: {departure}")
-            }
-            Self::Unpermitted { action } => write!(f, "`{action}` needs a permitted change"),
-        }
-    }
-}
-
-fn list<T: fmt::Display>(items: &BTreeSet<T>) -> String {
-    let texts: Vec<String> = items.iter().map(T::to_string).collect();
-    if texts.is_empty() {
-        "none".into()
-    } else {
-        texts.join(", ")
     }
 }
 
@@ -379,6 +444,10 @@ mod tests {
             RefusalCode::Fenced,
             RefusalCode::DataLost,
             RefusalCode::NotBlank,
+            RefusalCode::MayStillRun,
+            RefusalCode::EvenVoters,
+            RefusalCode::NoSuccessor,
+            RefusalCode::StillMember,
         ] {
             assert!(!code.acceptable(), "{code}");
         }

@@ -350,7 +350,9 @@ pub enum Reason {
     Dead,
     /// Nobody told the way to its host, so it leaves the cluster without being reset.
     Unreached,
-    /// Something begun was not finished, or went without clearing up behind itself.
+    /// An operator accepted by name that nobody can say whether it is dead.
+    Accepted,
+    /// It has left the cluster, or never quite came.
     LeftBehind,
 }
 
@@ -373,7 +375,8 @@ impl fmt::Display for Reason {
             Self::Unreached => {
                 "no way to its host is known: it is not reset, and what runs there goes on"
             }
-            Self::LeftBehind => "it was left behind",
+            Self::Accepted => "you accepted that nobody can say whether it is dead",
+            Self::LeftBehind => "what has left, or never quite came, leaves nothing behind",
         })
     }
 }

@@ -15,10 +15,13 @@ fn change(text: &str) -> Change {
     let (verb, names) = text.split_once(' ').expect("a verb and names");
     match verb {
         "add" => Change::AddVoter { node: node(names) },
-        "remove" => Change::RemoveMember {
-            id: id(names),
-            next: None,
-        },
+        "remove" => {
+            let (name, next) = match names.split_once(" then ") {
+                Some((name, next)) => (name, Some(node(next))),
+                None => (names, None),
+            };
+            Change::RemoveMember { id: id(name), next }
+        }
         "interrupt" => Change::Interrupt { node: node(names) },
         "found" => Change::Found {
             nodes: names.split(' ').map(node).collect(),
@@ -157,9 +160,10 @@ fn two_clusters_are_no_cluster() {
 
 #[test]
 fn removing_a_member() {
-    check("a+ b+ c+", "remove c", "allowed");
-    // A dead one goes: two of two are left, and healthy.
-    check("a+ b+ c-", "remove c", "allowed");
+    check("a+ b+ c+ d+", "remove c", "allowed");
+    check("a+ b+ c+ d+ e+", "remove c", "allowed");
+    // A dead one goes: two of two are left, and healthy, and a third comes at once.
+    check("a+ b+ c- d=", "remove c then d", "allowed");
     // A living one of three with one dead does not.
     check(
         "a+ b+ c-",

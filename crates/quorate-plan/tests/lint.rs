@@ -11,7 +11,7 @@ use quorate_plan::{
     lint::lint,
     observation::{Cgroup, EndpointName, Founding, MachineKind},
 };
-use seeing::{node, peer, seen};
+use seeing::{id, node, peer, seen};
 
 fn settings() -> ClusterSettings {
     ClusterSettings {
@@ -133,8 +133,8 @@ fn joins(name: &str) -> Vec<Stage> {
 fn good_plans_pass() {
     check("a+ b. c.", [joins("b"), joins("c")].concat(), &[]);
     // What is left of one that was interrupted after the learner was added, started, or promoted.
-    check("a+ b+learner", joins("b")[1..].to_vec(), &[]);
-    check("a+ b+learner", joins("b")[2..].to_vec(), &[]);
+    check("a+ c+ b+learner", joins("b")[1..].to_vec(), &[]);
+    check("a+ c+ b+learner", joins("b")[2..].to_vec(), &[]);
     check("a+ b+", joins("b")[3..].to_vec(), &[]);
     check("a+ b+", joins("b")[4..].to_vec(), &[]);
     check(
@@ -163,7 +163,7 @@ fn traffic_before_serving() {
     let mut reordered = joins("b");
     reordered.swap(3, 4);
     check(
-        "a+ b.",
+        "a+ c+ b.",
         reordered,
         &["stage 4: traffic for b before it serves"],
     );
@@ -188,7 +188,7 @@ fn learners_that_stay() {
     let mut two = joins("b");
     two.splice(1..1, [stage(add("c"), [learner("c")])]);
     check(
-        "a+ b. c.",
+        "a+ d+ b. c.",
         two,
         &[
             "stage 2: begins `add voter c` while b is still a learner",
@@ -197,7 +197,7 @@ fn learners_that_stay() {
         ],
     );
     check(
-        "a+ b.",
+        "a+ c+ b.",
         [stage(add("b"), [learner("b"), voter("b"), learner("b")])],
         &["stage 1: ends with b as a learner"],
     );
@@ -206,7 +206,7 @@ fn learners_that_stay() {
 #[test]
 fn changes_outside_their_stage() {
     check(
-        "a+ b.",
+        "a+ c+ b.",
         [stage(None, [learner("b")]), stage(None, [voter("b")])],
         &[
             "stage 1: learner for b outside its change",
@@ -276,4 +276,202 @@ fn steps_in_impossible_places() {
         &["stage 1: b hands something over to itself"],
     );
     check("a.", [stage(None, [])], &["stage 1: has no step"]);
+}
+
+fn remove(name: &str, next: Option<&str>) -> Option<Change> {
+    Some(Change::RemoveMember {
+        id: id(name),
+        next: next.map(node),
+    })
+}
+
+fn moved(name: &str) -> Step {
+    step(
+        name,
+        HostEnsure::LeaderMoved {
+            member: id(name),
+            to: [peer("b")].into(),
+        },
+    )
+}
+
+fn ended(name: &str) -> Step {
+    step(name, HostEnsure::ControlPlaneGone { member: id(name) })
+}
+
+fn gone(on: &str, name: &str) -> Step {
+    step(
+        on,
+        HostEnsure::MemberGone {
+            member: id(name),
+            peer_urls: BTreeSet::new(),
+        },
+    )
+}
+
+fn node_gone(name: &str) -> Step {
+    step("b", HostEnsure::NodeGone { node: node(name) })
+}
+
+fn reset(name: &str) -> Step {
+    step(name, HostEnsure::Reset { node: peer(name) })
+}
+
+fn leaves(name: &str, next: Option<&str>) -> Vec<Stage> {
+    vec![
+        stage(remove(name, next), [moved(name)]),
+        stage(remove(name, next), [ended(name)]),
+        stage(remove(name, next), [gone("b", name)]),
+        stage(None, [node_gone(name)]),
+        stage(None, [reset(name)]),
+    ]
+}
+
+#[test]
+fn good_ways_out_pass() {
+    check("a+ b+ c+ d+", leaves("d", None), &[]);
+    check("a+ b+ c+ d+", leaves("a", None), &[]);
+    check(
+        "a+ b+ c+ d+ e+",
+        [leaves("e", None), leaves("d", None)].concat(),
+        &[],
+    );
+    check("a+ b+ c+ d.", [joins("d"), leaves("a", None)].concat(), &[]);
+    check(
+        "a+ b+ c+",
+        [leaves("c", Some("a")), leaves("a", None)].concat(),
+        &[],
+    );
+    let dead = vec![stage(remove("c", Some("d")), [gone("b", "c")])];
+    check("a+ b+ c- d.", [dead, joins("d")].concat(), &[]);
+    // The same host made anew.
+    check(
+        "a+ b+ c+",
+        [leaves("c", Some("c")), rejoins("c")].concat(),
+        &[],
+    );
+    // What is left of one that was interrupted.
+    check("a+ b+ c+", leaves("d", None)[3..].to_vec(), &[]);
+}
+
+/// As [`joins`], of a host that is compared again.
+fn rejoins(name: &str) -> Vec<Stage> {
+    let rehearsed = HostEnsure::Rehearsed {
+        settings: settings(),
+        node: peer(name),
+    };
+    [vec![stage(None, [step(name, rehearsed)])], joins(name)].concat()
+}
+
+#[test]
+fn ways_out_in_the_wrong_order() {
+    let without = |at: usize, name: &str| {
+        let mut stages = leaves(name, None);
+        stages.remove(at);
+        stages
+    };
+    check("a+ b+ c+ d+", without(0, "d"), &[]);
+    check(
+        "a+ b+ c+ d+",
+        without(0, "a"),
+        &["stage 2: removes a1 while it leads"],
+    );
+    check(
+        "a+ b+ c+ d+",
+        without(2, "d"),
+        &[
+            "stage 3: node d goes before its member",
+            "stage 4: d is reset before its member goes",
+            "stage 4: ends with member d1 on its way out",
+        ],
+    );
+    let mut own = leaves("d", None);
+    own[2] = stage(remove("d", None), [gone("d", "d")]);
+    check("a+ b+ c+ d+", own, &["stage 3: d removes itself"]);
+    let mut outside = leaves("d", None);
+    for stage in &mut outside {
+        stage.change = None;
+    }
+    check(
+        "a+ b+ c+ d+",
+        outside,
+        &[
+            "stage 1: leadership of d1 moves outside its removal",
+            "stage 2: control plane of d ends outside its removal",
+            "stage 3: removal of d1 outside its change",
+        ],
+    );
+    let first = vec![stage(remove("c", Some("d")), [gone("b", "c")])];
+    check(
+        "a+ b+ c+ d.",
+        [first, joins("d")].concat(),
+        &["stage 1: removes c1, which is healthy, before somebody comes in its place"],
+    );
+}
+
+#[test]
+fn voters_that_are_left() {
+    check(
+        "a+ b+ c-",
+        [stage(remove("c", None), [gone("b", "c")])],
+        &[
+            "stage 1: ends with two voters",
+            "stage 1: ends with 2 voters, an even number",
+        ],
+    );
+    check(
+        "a+ b+ c- d. e.",
+        [
+            vec![stage(remove("c", Some("e")), [gone("b", "c")])],
+            joins("d"),
+        ]
+        .concat(),
+        &["stage 2: leaves two voters and goes on with `add voter d`"],
+    );
+    check(
+        "a+ b+ c+ d+ e+",
+        leaves("e", None),
+        &["stage 5: ends with 4 voters, an even number"],
+    );
+    check(
+        "a+ b+ c+ d- e-",
+        [stage(remove("d", None), [gone("b", "d"), gone("b", "e")])],
+        &[
+            "stage 1: removes more than one member",
+            "stage 1: removal of e1 outside its change",
+        ],
+    );
+    let mut between = leaves("e", None);
+    between.splice(1..1, leaves("d", None));
+    check(
+        "a+ b+ c+ d+ e+",
+        between,
+        &["stage 2: begins `remove member d1` while member e1 is on its way out"],
+    );
+}
+
+#[test]
+fn joiners_that_were_not_compared() {
+    let mut there = seen("a+ c+ b.");
+    let Some(quorate_plan::Seen::Known { value, .. }) = there.hosts.get_mut(&node("b")) else {
+        panic!("b answers")
+    };
+    value.rehearsed = quorate_plan::Seen::now(None);
+    let found: Vec<String> = lint(&Plan { stages: joins("b") }, &there)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        found,
+        ["stage 1: learner for b before it was compared with the masters"]
+    );
+    assert_eq!(
+        lint(
+            &Plan {
+                stages: rejoins("b")
+            },
+            &there
+        ),
+        []
+    );
 }

@@ -1,7 +1,7 @@
 //! One operator's run as the command line makes it: look, plan, lint, run. Start at [`apply`].
 
-use quorate_exec::{StopSignal, World as Seams, observe, run};
-use quorate_plan::{Event, Intent, Operator, Plan, Planning, event::Verdict, lint::lint, plan};
+use quorate_exec::{StopSignal, World as Seams, consider, run};
+use quorate_plan::{Event, Intent, Operator, Plan, Planning, event::Verdict, lint::lint};
 
 use crate::{
     memory::{MemoryHosts, MemoryInfra, Script, Shared},
@@ -51,12 +51,14 @@ pub async fn approve(
     seams: &Seams<MemoryHosts, MemoryInfra>,
     intent: &Intent,
 ) -> Result<Plan, Verdict> {
-    let seen = observe(seams, intent).await;
-    let Planning {
-        plan,
-        waiting: _,
-        refused,
-    } = plan(intent, &seen);
+    let (
+        seen,
+        Planning {
+            plan,
+            waiting: _,
+            refused,
+        },
+    ) = consider(seams, intent).await;
     if !refused.is_empty() {
         return Err(Verdict::Refused { refusals: refused });
     }

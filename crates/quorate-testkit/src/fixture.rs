@@ -32,6 +32,8 @@ pub struct Cluster {
     pub local: bool,
     /// The pod network is Flannel; otherwise somebody else's.
     pub flannel: bool,
+    /// Masters whose place another host takes, by number: `(3, 4)` is `cp-4` instead of `cp-3`. Zeros: nobody.
+    pub swaps: [(u8, u8); 2],
 }
 
 impl Default for Cluster {
@@ -44,6 +46,7 @@ impl Default for Cluster {
             bring_up: BringUp::Together,
             local: true,
             flannel: true,
+            swaps: [(0, 0); 2],
         }
     }
 }
@@ -57,10 +60,15 @@ pub fn node(name: &str) -> NodeName {
 }
 
 fn machines(prefix: &str, count: u8, first: u8) -> BTreeMap<NodeName, Machine> {
-    (0..count)
+    numbered(prefix, (1..=count).collect(), first)
+}
+
+fn numbered(prefix: &str, numbers: BTreeSet<u8>, first: u8) -> BTreeMap<NodeName, Machine> {
+    numbers
+        .into_iter()
         .map(|n| {
             let machine = Machine {
-                address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, first + n)),
+                address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, first + n - 1)),
                 zone: None,
                 ssh: Ssh {
                     user: "root".into(),
@@ -69,12 +77,32 @@ fn machines(prefix: &str, count: u8, first: u8) -> BTreeMap<NodeName, Machine> {
                     sudo: false,
                 },
             };
-            (node(&format!("{prefix}-{}", n + 1)), machine)
+            (node(&format!("{prefix}-{n}")), machine)
         })
         .collect()
 }
 
 impl Cluster {
+    fn master_numbers(&self) -> BTreeSet<u8> {
+        let mut numbers: BTreeSet<u8> = (1..=self.masters).collect();
+        for (goes, comes) in self.swaps {
+            if numbers.remove(&goes) {
+                numbers.insert(comes);
+            }
+        }
+        numbers
+    }
+
+    /// What an operator of it wants who had that cluster file before, and remembers its hosts.
+    pub fn intent_after(&self, before: &Self) -> Intent {
+        let mut intent = self.intent();
+        intent.retired = before.spec().control_plane;
+        intent
+            .retired
+            .retain(|node, _| !intent.spec.control_plane.contains_key(node));
+        intent
+    }
+
     /// The cluster file.
     pub fn spec(&self) -> Spec {
         Spec {
@@ -92,7 +120,7 @@ impl Cluster {
                 }
             },
             hosts_file: self.local,
-            control_plane: machines("cp", self.masters, 11),
+            control_plane: numbered("cp", self.master_numbers(), 11),
             bring_up: self.bring_up,
             workers: machines("w", self.workers, 101),
             network: NetworkSpec {

@@ -3,6 +3,12 @@
 
 mod found;
 mod member;
+mod remaining;
+mod successor;
+mod versions;
+
+pub(crate) use member::like_the_masters;
+pub use remaining::{DISK_FREE_MIN, FSYNC_P99_MS_MAX, QUOTA_PERCENT_MAX, RAFT_LAG_MAX};
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,23 +26,47 @@ use crate::{
 /// not for a plan that lay around.
 pub const EVIDENCE_AGE_MAX: Duration = Duration::from_secs(60);
 
-/// Permits one change for what was observed, or refuses it with numbers. `accepted` is consulted for refusals that can be accepted;
-/// none of those given here can: they are all about quorum.
+/// Permits one change for what was observed, or refuses it with numbers. `accepted` is consulted for refusals that can be accepted: see
+/// [`crate::refusal::RefusalCode::acceptable`]. Those about the quorum never can.
 ///
 /// # Errors
 /// The first refusal.
 pub fn permit(
     seen: &Observation,
     change: &Change,
-    _accepted: &BTreeSet<Acceptance>,
+    accepted: &BTreeSet<Acceptance>,
 ) -> Result<Permit, Refusal> {
     match change {
         Change::Found { nodes } => found::judge(seen, nodes)?,
-        Change::AddVoter { node } => member::judge_add(seen, node, &quorum(seen)?)?,
-        Change::RemoveMember { id, .. } => member::judge_remove(change, *id, &quorum(seen)?)?,
+        Change::AddVoter { node } => member::judge_add(seen, node, &quorum(seen)?, accepted)?,
+        Change::RemoveMember { id, next } => {
+            let quorum = quorum(seen)?;
+            member::judge_remove(seen, change, *id, &quorum, accepted)?;
+            successor::judge(seen, change, *id, next.as_ref(), &quorum)?;
+        }
         Change::Interrupt { node } => member::judge_interrupt(seen, change, node, &quorum(seen)?)?,
     }
     Ok(Permit::new(change.clone()))
+}
+
+/// Whether a change that is planned would be refused as the members are now, whatever its host still lacks: known before the first host is
+/// prepared for it.
+///
+/// # Errors
+/// As [`permit`], but for what earlier steps of a plan see to.
+pub(crate) fn foresee(
+    seen: &Observation,
+    change: &Change,
+    accepted: &BTreeSet<Acceptance>,
+) -> Result<(), Refusal> {
+    match change {
+        Change::Found { nodes } => found::judge(seen, nodes),
+        Change::AddVoter { node } => member::foresee_add(seen, node, &quorum(seen)?, accepted),
+        Change::RemoveMember { id, .. } => {
+            member::judge_remove(seen, change, *id, &quorum(seen)?, accepted)
+        }
+        Change::Interrupt { node } => member::judge_interrupt(seen, change, node, &quorum(seen)?),
+    }
 }
 
 /// What promoting the learner of `joiner` needs beyond the permit for adding it: a sighting of the learner alive.
@@ -45,6 +75,20 @@ pub fn permit(
 /// [`Refusal::Missing`] when it was not seen alive.
 pub(crate) fn promotable(seen: &Observation, joiner: &Peer) -> Result<(), Refusal> {
     member::judge_promotion(seen, joiner, &quorum(seen)?)
+}
+
+/// What resetting the host of `node` needs: a quorum that does not list it as a member.
+///
+/// # Errors
+/// [`Refusal::StillMember`]; [`Refusal::Missing`] when no quorum tells.
+pub(crate) fn resettable(seen: &Observation, node: &Peer) -> Result<(), Refusal> {
+    match quorum(seen)?.by_peer_url(&node.peer_url()) {
+        Some((member, _)) => Err(Refusal::StillMember {
+            node: node.name.clone(),
+            member,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The quorum as the witnesses tell it, none of them older than [`EVIDENCE_AGE_MAX`].

@@ -1,6 +1,6 @@
 //! The cluster equals its file: bring-up, and whatever is missing from it later.
 
-mod situation;
+pub(super) mod situation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,9 +48,6 @@ pub(super) fn plan(intent: &Intent, seen: &Observation) -> Planning {
         draft.refuse(refusal);
     }
     // Hosts are prepared side by side and masters depend on each other: with one of them unfit or unseen nothing is begun at all.
-    if !draft.refused.is_empty() {
-        draft.planning_stages.clear();
-    }
     draft.finish()
 }
 
@@ -94,15 +91,19 @@ fn stopped_machines(intent: &Intent, seen: &Observation) -> Option<Planning> {
 }
 
 /// What the plan is made of.
-struct Convergence<'a> {
-    intent: &'a Intent,
-    spec: &'a Spec,
-    seen: &'a Observation,
-    settings: ClusterSettings,
+pub(super) struct Convergence<'a> {
+    pub(super) intent: &'a Intent,
+    pub(super) spec: &'a Spec,
+    pub(super) seen: &'a Observation,
+    pub(super) settings: ClusterSettings,
     /// Founders of a new cluster, or of one whose founding is not over.
-    founding: Option<Founding>,
+    pub(super) founding: Option<Founding>,
     /// Control plane hosts that are voters by now.
-    voters: BTreeSet<NodeName>,
+    pub(super) voters: BTreeSet<NodeName>,
+    /// The hosts that are made and prepared. `None`: all of the file's.
+    pub(super) only: Option<BTreeSet<NodeName>>,
+    /// Why a healthy member leaves.
+    pub(super) leaves: Reason,
 }
 
 impl<'a> Convergence<'a> {
@@ -119,7 +120,35 @@ impl<'a> Convergence<'a> {
             settings,
             founding,
             voters,
+            only: None,
+            leaves: Reason::Unwanted,
         })
+    }
+
+    /// For a cluster that runs, of which only some hosts are to be touched.
+    pub(super) fn of_running(
+        intent: &'a Intent,
+        seen: &'a Observation,
+        only: BTreeSet<NodeName>,
+        leaves: Reason,
+    ) -> Result<Self, Refusal> {
+        let spec = &intent.spec;
+        situation::unchanged(spec, seen)?;
+        Ok(Self {
+            intent,
+            spec,
+            seen,
+            settings: situation::settings(intent, situation::machine_kind(spec, seen)?),
+            founding: None,
+            voters: situation::voters(spec, seen, None)?,
+            only: Some(only),
+            leaves,
+        })
+    }
+
+    /// Whether that host is made and prepared.
+    fn meant(&self, node: &NodeName) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(node))
     }
 
     fn draft(&self, draft: &mut Draft) -> Result<(), Refusal> {
@@ -130,32 +159,43 @@ impl<'a> Convergence<'a> {
                 self.found(draft, founding)?;
                 founding.nodes.clone()
             }
-            None => situation::established(self.seen, &self.voters)?,
+            None => {
+                self.none_emptied()?;
+                situation::established(self.seen, &self.voters)?
+            }
         };
         let first = established
             .first()
             .cloned()
             .ok_or_else(|| Missing::not_looked("a control plane host"))?;
-        situation::one_authority(self.spec, self.seen, &first)?;
+        situation::one_authority(
+            self.seen,
+            &first,
+            self.spec.control_plane.keys(),
+            self.spec.workers.keys(),
+        )?;
         if self.founding.is_none() {
             self.serving(draft, &established);
         }
         self.backends(draft, &first, &established);
         self.cluster(draft, &first, &established);
-        let joiners: Vec<_> = self
+        let joiners: Vec<NodeName> = self
             .spec
             .control_plane
             .keys()
             .filter(|node| !established.contains(*node))
+            .cloned()
             .collect();
-        for joiner in joiners {
-            self.join(draft, &first, joiner)?;
-        }
+        let leavers = match &self.founding {
+            Some(_) => Vec::new(),
+            None => self.strangers(draft)?,
+        };
+        self.exchange(draft, &first, joiners, leavers)?;
         self.workers(draft, &first);
         Ok(())
     }
 
-    fn host(&self, node: &NodeName, ensure: HostEnsure, because: Reason) -> Step {
+    pub(super) fn host(&self, node: &NodeName, ensure: HostEnsure, because: Reason) -> Step {
         Step {
             on: Place::Host(node.clone()),
             ensure: Ensure::Host(ensure),
@@ -164,17 +204,18 @@ impl<'a> Convergence<'a> {
         }
     }
 
-    fn peer(&self, node: &NodeName) -> Peer {
+    pub(super) fn peer(&self, node: &NodeName) -> Peer {
         self.spec
             .peer(node)
             .expect("the planner asks for machines of the spec")
     }
 
-    fn machines(&self, draft: &mut Draft) {
+    pub(super) fn machines(&self, draft: &mut Draft) {
         if !self.spec.local() {
             return;
         }
-        let steps = self.spec.machines().map(|(node, machine, _)| Step {
+        let machines = self.spec.machines().filter(|(node, ..)| self.meant(node));
+        let steps = machines.map(|(node, machine, _)| Step {
             on: Place::Operator,
             ensure: Ensure::Infra(InfraEnsure::Machine {
                 node: node.clone(),
@@ -187,7 +228,7 @@ impl<'a> Convergence<'a> {
     }
 
     /// All hosts, before the first of them is changed for the cluster's sake: host 3 has its images before host 2 joins.
-    fn hosts(&self, draft: &mut Draft) {
+    pub(super) fn hosts(&self, draft: &mut Draft) {
         let hosts_file: BTreeMap<String, IpAddr> =
             match (self.spec.hosts_file, self.spec.endpoint_address()) {
                 (true, Some(address)) if self.spec.endpoint.host.parse::<IpAddr>().is_err() => {
@@ -197,6 +238,9 @@ impl<'a> Convergence<'a> {
             };
         let mut steps = Vec::new();
         for (node, machine, role) in self.spec.machines() {
+            if !self.meant(node) {
+                continue;
+            }
             let mark = HostMark {
                 cluster: self.spec.name.clone(),
                 node: node.clone(),
@@ -429,7 +473,12 @@ impl<'a> Convergence<'a> {
     }
 
     /// One more master. Its stages follow each other: nothing else changes membership in between.
-    fn join(&self, draft: &mut Draft, first: &NodeName, node: &NodeName) -> Result<(), Refusal> {
+    pub(super) fn join(
+        &self,
+        draft: &mut Draft,
+        first: &NodeName,
+        node: &NodeName,
+    ) -> Result<(), Refusal> {
         // Once it votes, all that led there was done; what is left is to serve.
         if !self.voters.contains(node) {
             self.become_voter(draft, first, node)?;
@@ -473,14 +522,14 @@ impl<'a> Convergence<'a> {
         first: &NodeName,
         node: &NodeName,
     ) -> Result<(), Refusal> {
-        let facts = self.seen.host(node)?;
         let joiner = self.peer(node);
         let member = Quorum::of(self.seen).ok().flatten();
         let is_member = member
             .as_ref()
             .is_some_and(|quorum| quorum.by_peer_url(&joiner.peer_url()).is_some());
-        let data = facts.etcd_data.get()?;
-        if data.wal && !is_member {
+        // What an earlier stage takes away is no obstacle.
+        if !draft.unmade.contains(node) && !is_member && self.seen.host(node)?.etcd_data.get()?.wal
+        {
             return Err(Refusal::NotBlank {
                 node: node.clone(),
                 found: "etcd data of a cluster it is not a member of".into(),
@@ -489,26 +538,6 @@ impl<'a> Convergence<'a> {
         let settings = || self.settings.clone();
         let change = Some(Change::AddVoter { node: node.clone() });
         let titled = |what: &str| format!("Join {node}: {what}");
-
-        let authority = Step {
-            handover: Some(Handover::CaSet {
-                from: first.clone(),
-            }),
-            ..self.host(
-                node,
-                HostEnsure::Authority {
-                    founding: None,
-                    of: Some(first.clone()),
-                },
-                Reason::Joins,
-            )
-        };
-        let certificates = HostEnsure::Certificates {
-            settings: settings(),
-            node: joiner.clone(),
-        };
-        let steps = vec![authority, self.host(node, certificates, Reason::Joins)];
-        draft.stage(self.seen, &titled("certificates"), None, steps);
 
         let learner = self.host(
             first,

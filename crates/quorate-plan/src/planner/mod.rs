@@ -1,17 +1,24 @@
-//! From what is wanted and what was seen to what is done. One file per goal. Start at [`plan`].
+//! From what is wanted and what was seen to what is done. One file per goal ([`converge`], [`replace`], [`remove`], [`repair`]) over shared
+//! stages: a host's way in is in [`converge`], its way out in [`leaving`], and the order of both in [`exchange`]. Start at [`plan`].
 
 mod converge;
+mod exchange;
+mod leaving;
 mod preflight;
+mod remove;
+mod repair;
+mod replace;
+
+use std::collections::BTreeSet;
 
 use crate::{
-    Intent, Observation,
+    Intent, NodeName, Observation,
     change::Change,
     intent::Goal,
-    plan::{Plan, Planning, Stage},
+    plan::{Plan, Planning, Stage, Waiting},
     refusal::Refusal,
-    seen::Missing,
     standing::Standing,
-    step::{Handover, Step},
+    step::{Ensure, Handover, HostEnsure, Place, Step},
 };
 
 /// Plans. It never fails: it waits or refuses.
@@ -19,13 +26,14 @@ use crate::{
 /// A planner lists every stage that leads from nothing to the goal, in order; [`Step::standing`] then leaves out what stands already.
 /// That is why, after any prefix of a plan, planning again gives exactly the rest.
 pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
-    match intent.goal {
+    match &intent.goal {
         Goal::Converge => converge::plan(intent, seen),
-        Goal::Replace { .. } | Goal::Remove { .. } | Goal::Repair => {
-            let mut draft = Draft::default();
-            draft.refuse(Missing::not_looked("a planner for this verb").into());
-            draft.finish()
-        }
+        Goal::Replace { node, with, member } => match with {
+            Some(with) => replace::by_another(intent, seen, node, with),
+            None => replace::in_place(intent, seen, node, *member),
+        },
+        Goal::Remove { node } => remove::plan(intent, seen, node),
+        Goal::Repair => repair::plan(intent, seen),
     }
 }
 
@@ -33,7 +41,12 @@ pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
 #[derive(Debug, Default)]
 struct Draft {
     planning_stages: Vec<Stage>,
+    waiting: Vec<Waiting>,
     refused: Vec<Refusal>,
+    /// Hosts that a stage of this draft takes out of the cluster: what stands of them now will not when its turn comes.
+    unmade: BTreeSet<NodeName>,
+    /// It is not known yet how somebody leaves: nothing is begun before it is.
+    unsettled: bool,
 }
 
 impl Draft {
@@ -44,6 +57,10 @@ impl Draft {
     fn stage(&mut self, seen: &Observation, title: &str, change: Option<Change>, steps: Vec<Step>) {
         let mut kept: Vec<Step> = Vec::new();
         for step in steps {
+            if self.may_fall(&step) {
+                kept.push(step);
+                continue;
+            }
             match step.standing(seen) {
                 Standing::Done(_) => {}
                 Standing::Open(_) => kept.push(step),
@@ -59,6 +76,31 @@ impl Draft {
                 change,
                 steps: kept,
             });
+        }
+    }
+
+    /// Whether a step that stands now may not when its turn comes.
+    fn may_fall(&self, step: &Step) -> bool {
+        let about = match (&step.ensure, &step.on) {
+            // Leadership may come back as long as the member is there. It is planned no longer than that.
+            (Ensure::Host(HostEnsure::LeaderMoved { .. }), _) => return true,
+            (Ensure::Host(HostEnsure::Learner { joiner } | HostEnsure::Voter { joiner }), _) => {
+                &joiner.name
+            }
+            (Ensure::Host(HostEnsure::Backend { backend, .. }), _) => &backend.name,
+            (Ensure::Host(_), Place::Host(node)) => node,
+            (Ensure::Host(_), Place::Operator) | (Ensure::Infra(_), _) => return false,
+        };
+        self.unmade.contains(about)
+    }
+
+    fn wait(&mut self, on: &NodeName, what: String) {
+        let waiting = Waiting {
+            on: Place::Host(on.clone()),
+            what,
+        };
+        if !self.waiting.contains(&waiting) {
+            self.waiting.push(waiting);
         }
     }
 
@@ -84,12 +126,16 @@ impl Draft {
         }
     }
 
-    fn finish(self) -> Planning {
+    /// Nothing is begun while something is refused, or while it is not known how somebody leaves.
+    fn finish(mut self) -> Planning {
+        if !self.refused.is_empty() || self.unsettled {
+            self.planning_stages.clear();
+        }
         Planning {
             plan: Plan {
                 stages: self.planning_stages,
             },
-            waiting: Vec::new(),
+            waiting: self.waiting,
             refused: self.refused,
         }
     }

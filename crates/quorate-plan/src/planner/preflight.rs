@@ -1,11 +1,8 @@
 //! What must hold of a host before anything is done to the cluster: judged before the first step, for all hosts at once, so that a
 //! third master's missing memory is known before the second one is touched.
 
-use std::collections::BTreeSet;
-
 use crate::{
     Intent, NodeName, Observation, Refusal,
-    intent::Acceptance,
     observation::{HostFacts, Machine, Power, Unit},
     seen::Missing,
     spec::Role,
@@ -41,10 +38,19 @@ pub(super) fn held(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
         .collect()
 }
 
-/// Refusals about hosts, none of which a plan can mend.
+/// Refusals about the hosts of the file, none of which a plan can mend.
 pub(super) fn refusals(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
+    refusals_of(intent, seen, |_| true)
+}
+
+/// As [`refusals`], about some of the hosts.
+pub(super) fn refusals_of(
+    intent: &Intent,
+    seen: &Observation,
+    meant: impl Fn(&NodeName) -> bool,
+) -> Vec<Refusal> {
     let mut found = Vec::new();
-    for (node, _, role) in intent.spec.machines() {
+    for (node, _, role) in intent.spec.machines().filter(|(node, ..)| meant(node)) {
         match power(seen, node) {
             // It will be made or started by the plan's first stage, and looked at then. One that is held was refused already.
             Some(Power::Absent | Power::Off | Power::Frozen) => continue,
@@ -56,20 +62,12 @@ pub(super) fn refusals(intent: &Intent, seen: &Observation) -> Vec<Refusal> {
         }
     }
     clocks(intent, seen, &mut found);
-    found.retain(|refusal| !accepted(&intent.accepted, refusal));
+    found.retain(|refusal| match refusal {
+        Refusal::ClockDiffers { node, .. } => meant(node),
+        _ => true,
+    });
+    found.retain(|refusal| !refusal.accepted(&intent.accepted));
     found
-}
-
-fn accepted(accepted: &BTreeSet<Acceptance>, refusal: &Refusal) -> bool {
-    let node = match refusal {
-        Refusal::UnfitHost { node, .. } | Refusal::ClockDiffers { node, .. } => node,
-        _ => return false,
-    };
-    refusal.code().acceptable()
-        && accepted.contains(&Acceptance {
-            risk: refusal.code(),
-            node: node.clone(),
-        })
 }
 
 fn host_refusals(

@@ -1,8 +1,9 @@
 //! Observations from a few words, for tables of small cases. Start at [`seen`].
 //!
-//! `a+` is a healthy voter on host a, `a-` one whose host does not answer, `a?` one that answers without a leader, `a!` a healthy one that
-//! raises NOSPACE, `a~` one seen a minute and a bit ago; `a+learner` and `a-learner` are learners, alive and dead; `a(unstarted)` was
-//! added and never started. `a.` is a host that runs and carries nothing. The hosts' addresses follow their letters.
+//! `a+` is a healthy voter on host a, `a-` one whose host has not answered for half a minute, `a,` one that did not answer once, `a?` one that
+//! answers without a leader, `a!` a healthy one that raises NOSPACE, `a~` one seen a minute and a bit ago; `a+learner` and `a-learner` are
+//! learners, alive and dead; `a(unstarted)` was added and never started. `a.` is a host that runs and carries nothing but a rehearsal, `a=`
+//! one that is prepared to join. The hosts' addresses follow their letters.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
@@ -16,7 +17,8 @@ use quorate_plan::{
     MemberId, Missing, NodeName, Observation, Seen,
     kubeadm::Peer,
     observation::{
-        ApiView, Cgroup, EtcdView, HostFacts, HostReport, Machine, Manifest, Member, Readyz,
+        ApiView, Certificate, Cgroup, Components, EtcdView, HostFacts, HostMark, HostReport,
+        Machine, Manifest, Member, Pki, Readyz, Rehearsal, Sightings,
     },
 };
 
@@ -65,7 +67,39 @@ pub fn blank(name: &str) -> HostFacts {
             addresses: [address(name)].into(),
             binary: "b1".into(),
         }),
+        rehearsed: Seen::now(Some(Rehearsal {
+            settings: "s1".into(),
+            manifests: BTreeMap::from([("etcd".to_owned(), manifest())]),
+        })),
         ..HostFacts::blank(&node(name))
+    }
+}
+
+/// A host that is prepared to join.
+fn ready(name: &str) -> HostFacts {
+    HostFacts {
+        mark: Seen::now(Some(HostMark {
+            cluster: "demo".parse().expect("a name"),
+            node: node(name),
+            disposable: false,
+        })),
+        components: Seen::now(Some(Components {
+            bundle: "b".into(),
+            differing: BTreeSet::new(),
+            configuration: "c".into(),
+        })),
+        images: Seen::now(["etcd".to_owned()].into()),
+        pki: Seen::now(Pki {
+            certificates: BTreeMap::from([(
+                "pki/apiserver.crt".to_owned(),
+                Certificate {
+                    not_after: 0,
+                    sans: BTreeSet::new(),
+                },
+            )]),
+            ..Pki::default()
+        }),
+        ..blank(name)
     }
 }
 
@@ -145,7 +179,7 @@ pub fn seen(text: &str) -> Observation {
     let words = words(text);
     let members: BTreeMap<MemberId, Member> = words
         .iter()
-        .filter(|word| word.state != ".")
+        .filter(|word| !matches!(word.state, "." | "="))
         .map(|word| {
             let started = word.state != "(unstarted)";
             let told = Member {
@@ -168,7 +202,7 @@ pub fn seen(text: &str) -> Observation {
         .collect();
     let voters = words
         .iter()
-        .filter(|word| !word.learner && !matches!(word.state, "." | "(unstarted)"));
+        .filter(|word| !word.learner && !matches!(word.state, "." | "=" | "(unstarted)"));
     let alive: Vec<&str> = voters
         .clone()
         .filter(|word| matches!(word.state, "+" | "!" | "~"))
@@ -176,8 +210,18 @@ pub fn seen(text: &str) -> Observation {
         .collect();
     let quorum = alive.len() > voters.count() / 2;
     let leader = alive.first().filter(|_| quorum).map(|name| id(name));
+    let connected: BTreeSet<MemberId> = words
+        .iter()
+        .filter(|word| matches!(word.state, "+" | "!" | "~" | "?" | ","))
+        .map(|word| id(word.name))
+        .collect();
     let mut seen = Observation::default();
     for word in &words {
+        let mut sightings = Sightings::default();
+        for _ in 0..(if word.state == "," { 1 } else { 7 }) {
+            sightings.look(!matches!(word.state, "-" | ","), Duration::from_secs(5));
+        }
+        seen.sightings.insert(node(word.name), sightings);
         let view = |leader: Option<MemberId>| EtcdView {
             cluster_id: "c1".into(),
             member: id(word.name),
@@ -190,7 +234,13 @@ pub fn seen(text: &str) -> Observation {
             db_in_use_bytes: 0,
             db_quota_bytes: 2 << 30,
             fsync_p99_ms: Seen::now(2),
-            active_peers: Seen::now(BTreeSet::new()),
+            active_peers: Seen::now(
+                connected
+                    .iter()
+                    .copied()
+                    .filter(|other| *other != id(word.name))
+                    .collect(),
+            ),
             linearizable: leader.is_some() && !word.learner,
             members: if word.learner {
                 BTreeMap::new()
@@ -208,7 +258,11 @@ pub fn seen(text: &str) -> Observation {
                 age: Duration::from_secs(61),
             },
             "?" => Seen::now(report(word.name, Some(view(None)))),
-            "-" => Seen::Unknown(Missing::no_answer(
+            "=" => Seen::now(HostReport {
+                facts: ready(word.name),
+                ..report(word.name, None)
+            }),
+            "-" | "," => Seen::Unknown(Missing::no_answer(
                 format!("host {}", word.name),
                 "no route",
             )),

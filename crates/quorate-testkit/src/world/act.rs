@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_plan::{
     Admitted, HostEnsure, NodeName, Observation, Refusal, Request, admit,
     kubeadm::{ClusterSettings, Peer},
-    observation::{
-        Balancer, Certificate, Components, Founding, KubeadmConfig, Manifest, MemberMark,
-    },
+    observation::{Balancer, Certificate, Components, Founding, KubeadmConfig, MemberMark},
     standing::{Difference, differences},
     step::Network,
     wire::Outcome,
@@ -17,6 +15,7 @@ use quorate_plan::{
 use super::{
     World,
     gate::{Contents, cluster_ca},
+    leave::{control_plane_manifests, etcd_manifest},
 };
 
 /// kubeadm's leaves live a year, in seconds.
@@ -59,7 +58,7 @@ pub(super) fn failed(what: impl Into<String>) -> ActError {
     ActError::Failed(what.into())
 }
 
-fn not_yet(what: impl Into<String>) -> ActError {
+pub(super) fn not_yet(what: impl Into<String>) -> ActError {
     ActError::NotYet(what.into())
 }
 
@@ -80,7 +79,7 @@ impl World {
     /// What the host says.
     pub fn accept(&self, node: &NodeName, request: &Request) -> Result<Accepted, ActError> {
         let machine = self.machine(node);
-        if !machine.on() {
+        if !machine.reachable() {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);
@@ -94,7 +93,12 @@ impl World {
                 request.fence
             )));
         }
-        if machine.disk.mark.is_none() && !matches!(request.ensure, HostEnsure::Prepared { .. }) {
+        // A reset ends with the mark's going: asked for once more, it has nothing left to do.
+        let unmarked = matches!(
+            request.ensure,
+            HostEnsure::Prepared { .. } | HostEnsure::Reset { .. }
+        );
+        if machine.disk.mark.is_none() && !unmarked {
             return Err(failed("expected a host that carries a cluster's mark"));
         }
         let mut seen = request.testimony.clone();
@@ -198,7 +202,10 @@ impl World {
                 node: peer,
                 founders,
             } => self.etcd_manifest(node, &settings, &peer, &founders)?,
-            HostEnsure::ControlPlane { settings, .. } => self.control_plane(node, &settings)?,
+            HostEnsure::ControlPlane {
+                settings,
+                node: peer,
+            } => self.control_plane(node, &settings, &peer)?,
             HostEnsure::Kubelet { settings, .. } => self.kubelet(node, &settings)?,
             HostEnsure::Serving { .. } => {
                 self.api_ready(node)
@@ -239,7 +246,7 @@ impl World {
                 node: peer,
             } => self.worker(node, &settings, &peer, given)?,
             HostEnsure::TokensGone {} => self.own_kube(node)?.tokens.clear(),
-            HostEnsure::Rehearsed { .. }
+            leaving @ (HostEnsure::Rehearsed { .. }
             | HostEnsure::LeaderMoved { .. }
             | HostEnsure::BackendGone { .. }
             | HostEnsure::ControlPlaneGone { .. }
@@ -247,13 +254,13 @@ impl World {
             | HostEnsure::NodeGone { .. }
             | HostEnsure::EndpointGone { .. }
             | HostEnsure::Reset { .. }
-            | HostEnsure::UploadedCertsGone {} => return Err(failed("not built yet")),
+            | HostEnsure::UploadedCertsGone {}) => self.leaves(node, &leaving)?,
         }
         Ok(())
     }
 
     /// What this host's own, ready apiserver writes to.
-    fn own_kube(&mut self, node: &NodeName) -> Result<&mut super::kube::Kube, ActError> {
+    pub(super) fn own_kube(&mut self, node: &NodeName) -> Result<&mut super::kube::Kube, ActError> {
         self.kube_mut(node)
             .ok_or_else(|| not_yet("the apiserver of this host is not ready"))
     }
@@ -380,19 +387,7 @@ impl World {
                 .collect();
             (entries.join(","), "new")
         };
-        let flags = vec![
-            format!("--name={}", peer.name),
-            "--data-dir=/var/lib/etcd".to_owned(),
-            format!("--initial-cluster={initial}"),
-            format!("--initial-cluster-state={state}"),
-        ];
-        let manifest = Manifest {
-            image: settings.images.get("etcd").cloned().unwrap_or_default(),
-            flags,
-            mounts: ["/etc/kubernetes/pki/etcd", "/var/lib/etcd"]
-                .map(str::to_owned)
-                .into(),
-        };
+        let manifest = etcd_manifest(settings, peer, &initial, state);
         let manifests = &mut self.machine_mut(node).disk.manifests;
         manifests.insert("etcd".into(), manifest);
         Ok(())
@@ -402,22 +397,18 @@ impl World {
         &mut self,
         node: &NodeName,
         settings: &ClusterSettings,
+        peer: &Peer,
     ) -> Result<(), ActError> {
         let disk = &mut self.machine_mut(node).disk;
         if !disk.pki.certificates.contains_key("pki/apiserver.crt") {
             return Err(failed("the apiserver's certificate is not issued"));
         }
-        for name in [
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-scheduler",
-        ] {
-            let manifest = Manifest {
-                image: settings.images.get(name).cloned().unwrap_or_default(),
-                flags: Vec::new(),
-                mounts: BTreeSet::new(),
-            };
-            disk.manifests.insert(name.into(), manifest);
+        for (name, manifest) in control_plane_manifests(settings, peer) {
+            // One that is there keeps what somebody wrote into it.
+            let there = disk.manifests.get(&name);
+            if there.is_none_or(|there| there.image != manifest.image) {
+                disk.manifests.insert(name, manifest);
+            }
         }
         Ok(())
     }

@@ -67,6 +67,20 @@ impl World {
         };
     }
 
+    /// The network around it is cut: neither its peers nor the operator reach it, and it goes on.
+    pub fn cut(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        machine.isolated = true;
+        machine.unreachable = true;
+    }
+
+    /// And mended.
+    pub fn mend(&mut self, node: &NodeName) {
+        let machine = self.machine_mut(node);
+        machine.isolated = false;
+        machine.unreachable = false;
+    }
+
     /// Somebody stops a unit.
     pub fn stop_unit(&mut self, node: &NodeName, unit: &str) {
         self.machine_mut(node).memory.active.remove(unit);

@@ -32,6 +32,8 @@ pub struct Kube {
     pub tokens_made: u32,
     /// Addresses of the `kubernetes` service.
     pub endpoints: BTreeSet<IpAddr>,
+    /// Addresses among them whose apiservers ended without a word, and that nobody takes out.
+    pub stale_endpoints: BTreeSet<IpAddr>,
     /// Since when a node's kubelet has not renewed its lease, in milliseconds of [`World::now_ms`]. Not in it: it does all the time.
     pub silent_since: BTreeMap<NodeName, u64>,
     /// The Secret `kubeadm-certs` is there.

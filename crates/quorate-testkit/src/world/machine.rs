@@ -27,6 +27,8 @@ pub struct Machine {
     pub power: Power,
     /// Cut off from its peers; the operator still reaches it.
     pub isolated: bool,
+    /// The operator does not reach it.
+    pub unreachable: bool,
     /// What it is like.
     pub hardware: Hardware,
     /// Boots so far.
@@ -121,6 +123,8 @@ pub struct Disk {
     pub kubeconfigs: BTreeMap<String, String>,
     /// etcd's data directory. `None`: empty.
     pub etcd: Option<EtcdDisk>,
+    /// Data that a reset moved aside.
+    pub aside: Vec<EtcdDisk>,
     /// The empty-data guard's marker, outside of etcd's data.
     pub marker: Option<MemberMark>,
     /// A founding.
@@ -180,6 +184,7 @@ impl Machine {
                 Power::Running
             },
             isolated: false,
+            unreachable: false,
             hardware: Hardware::default(),
             boots: 1,
             disk: Disk::default(),
@@ -190,6 +195,11 @@ impl Machine {
     /// It runs.
     pub fn on(&self) -> bool {
         self.power == Power::Running
+    }
+
+    /// It answers the operator.
+    pub fn reachable(&self) -> bool {
+        self.on() && !self.unreachable
     }
 
     /// A unit runs.

@@ -8,6 +8,7 @@ pub mod etcd;
 pub mod fault;
 pub mod gate;
 pub mod kube;
+mod leave;
 pub mod machine;
 mod report;
 mod tick;

@@ -25,6 +25,9 @@ impl World {
     pub fn report(&self, node: &NodeName) -> Seen<HostReport> {
         let machine = self.machine(node);
         match (machine.power, machine.provided) {
+            (Power::Running, _) if machine.unreachable => {
+                Seen::Unknown(Missing::no_answer(format!("host {node}"), "no route to it"))
+            }
             (Power::Running, _) => Seen::now(self.host_report(node)),
             (Power::Absent, _) => Seen::now(HostReport {
                 facts: HostFacts::blank(node),

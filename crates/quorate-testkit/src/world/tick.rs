@@ -418,6 +418,7 @@ impl World {
                 .iter()
                 .filter(|node| self.api_ready(node) == Some(id))
                 .map(|node| self.machine(node).address)
+                .chain(self.clusters[&id].kube.stale_endpoints.iter().copied())
                 .collect();
             let kube = &mut self.clusters.get_mut(&id).expect("it is served").kube;
             for node in silent {

@@ -50,6 +50,19 @@ runbooks! {
     OperationInForce = "operation-in-force";
     PlanDeparted = "plan-departed";
     Unpermitted = "unpermitted";
+    NotProvenDead = "not-proven-dead";
+    MayStillRun = "may-still-run";
+    RaftLags = "raft-lags";
+    NearQuota = "near-quota";
+    DiskFull = "disk-full";
+    DiskSlow = "disk-slow";
+    KnownBadVersion = "known-bad-version";
+    EvenVoters = "even-voters";
+    NoSuccessor = "no-successor";
+    StillWanted = "still-wanted";
+    NotWanted = "not-wanted";
+    JoinerDiffers = "joiner-differs";
+    StillMember = "still-member";
 }
 
 /// The first line of a runbook.

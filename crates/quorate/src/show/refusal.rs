@@ -13,9 +13,9 @@ pub fn text(refusal: &Refusal, paint: Paint) -> String {
         paint.paint(Style::Bad, format!("refused[{code}]:")),
         harmless(&refusal.to_string()).replace('\n', "\n    ")
     );
-    if code.acceptable() {
+    if let Some(node) = refusal.acceptable_for() {
         out += &format!(
-            "    {} if you know better: --accept {code}=NODE\n",
+            "    {} if you know better: --accept {code}={node}\n",
             paint.paint(Style::Bold, "hint:")
         );
     }

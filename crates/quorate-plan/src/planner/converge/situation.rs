@@ -1,6 +1,6 @@
 //! What there is: the situation that a plan begins from, and what of it no plan can change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Intent, NodeName, Observation, Refusal, Spec,
@@ -11,25 +11,35 @@ use crate::{
     spec::{BringUp, Role},
 };
 
-/// What the machines are like: told by the provider before they exist, by the first control plane host otherwise.
-pub(super) fn machine_kind(spec: &Spec, seen: &Observation) -> Result<MachineKind, Missing> {
-    let first = spec
-        .control_plane
-        .keys()
-        .next()
-        .ok_or_else(|| Missing::not_looked("a control plane host"))?;
-    if let Some(view) = seen.infra.get(first) {
-        return Ok(view.get()?.kind);
+/// What the machines are like: told by the provider before they exist, by the first control plane host that was seen otherwise. They are
+/// all of one kind, so the loss of one changes nothing.
+pub(in crate::planner) fn machine_kind(
+    spec: &Spec,
+    seen: &Observation,
+) -> Result<MachineKind, Missing> {
+    let mut missing = Missing::not_looked("a control plane host");
+    for (i, node) in spec.control_plane.keys().enumerate() {
+        let kind = match seen.infra.get(node) {
+            Some(view) => view.get().map(|view| view.kind),
+            None => seen.host(node).and_then(|facts| {
+                let machine = facts.machine.get()?;
+                Ok(MachineKind {
+                    cgroup: machine.cgroup,
+                    oom_score_adjustable: machine.oom_score_adjustable,
+                    swap: machine.swap,
+                })
+            }),
+        };
+        match kind {
+            Ok(kind) => return Ok(kind),
+            Err(why) if i == 0 => missing = why,
+            Err(_) => {}
+        }
     }
-    let machine = seen.host(first)?.machine.get()?;
-    Ok(MachineKind {
-        cgroup: machine.cgroup,
-        oom_score_adjustable: machine.oom_score_adjustable,
-        swap: machine.swap,
-    })
+    Err(missing)
 }
 
-pub(super) fn settings(intent: &Intent, kind: MachineKind) -> ClusterSettings {
+pub(in crate::planner) fn settings(intent: &Intent, kind: MachineKind) -> ClusterSettings {
     let spec = &intent.spec;
     let mut sans: BTreeSet<String> = [spec.endpoint.host.clone()].into();
     for (name, machine, role) in spec.machines() {
@@ -88,9 +98,9 @@ pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Foundin
 /// Control plane hosts that vote.
 ///
 /// # Errors
-/// [`Refusal::Unnamed`] when a member is none of the file's, [`Refusal::NotBlank`] when data lies there and no etcd runs, [`Missing`]
+/// [`Refusal::Unnamed`] when none of the file's masters is one, [`Refusal::NotBlank`] when data lies there and no etcd runs, [`Missing`]
 /// when nobody can say.
-pub(super) fn voters(
+pub(in crate::planner) fn voters(
     spec: &Spec,
     seen: &Observation,
     founding: Option<&Founding>,
@@ -134,7 +144,8 @@ pub(super) fn voters(
             }
         }
     }
-    if unnamed.is_empty() {
+    // Members that the file does not name leave, unless nobody would be left that it does name: then it is another cluster's file.
+    if unnamed.is_empty() || (founding.is_none() && !voters.is_empty()) {
         Ok(voters)
     } else {
         Err(Refusal::Unnamed { names: unnamed })
@@ -160,45 +171,73 @@ fn not_blank(spec: &Spec, seen: &Observation) -> Result<Refusal, Missing> {
     Ok(Missing::not_looked("etcd").into())
 }
 
-/// Voters that did not join others: they founded, or nobody can tell any more who did. Everything else about the cluster is done by the
-/// first of them, so that a master that is joining changes nothing in the rest of the plan.
+/// Voters that everything else about the cluster is done by, so that a master that is joining changes nothing in the rest of the plan:
+/// those that founded, or, where none of them is left, those that nobody else was there before. One whose control plane was ended, to
+/// leave, has to come back like a joiner.
 ///
 /// # Errors
 /// [`Missing`] when a voter's host was not seen.
-pub(super) fn established(
+pub(in crate::planner) fn established(
     seen: &Observation,
     voters: &BTreeSet<NodeName>,
 ) -> Result<BTreeSet<NodeName>, Missing> {
     let mut founders = BTreeSet::new();
+    let mut joined: BTreeMap<NodeName, BTreeSet<String>> = BTreeMap::new();
     for node in voters {
-        let facts = seen.host(node)?;
-        let joined = facts
-            .manifests
-            .get()?
-            .get("etcd")
-            .is_some_and(|etcd| etcd.flag("initial-cluster-state") == Some("existing"));
-        if !joined {
-            founders.insert(node.clone());
+        let manifests = seen.host(node)?.manifests.get()?;
+        let etcd = manifests.get("etcd");
+        if etcd.is_some() && !manifests.contains_key("kube-apiserver") {
+            continue;
+        }
+        match etcd.filter(|etcd| etcd.flag("initial-cluster-state") == Some("existing")) {
+            Some(etcd) => {
+                // The members there were when it joined.
+                let members = etcd.flag("initial-cluster").unwrap_or_default();
+                let names = members
+                    .split(',')
+                    .filter_map(|entry| entry.split_once('='))
+                    .map(|(name, _)| name.to_owned());
+                joined.insert(node.clone(), names.collect());
+            }
+            None => {
+                founders.insert(node.clone());
+            }
         }
     }
-    Ok(if founders.is_empty() {
+    if !founders.is_empty() {
+        return Ok(founders);
+    }
+    let found = |node: &NodeName, other: &NodeName| {
+        joined
+            .get(node)
+            .is_some_and(|names| names.contains(other.as_str()))
+    };
+    let oldest = joined.keys().filter(|node| {
+        joined
+            .keys()
+            .all(|other| other == *node || !found(node, other) || found(other, node))
+    });
+    let oldest: BTreeSet<NodeName> = oldest.cloned().collect();
+    Ok(if oldest.is_empty() {
         voters.clone()
     } else {
-        founders
+        oldest
     })
 }
 
-/// Hosts believe the same certificate authority as the first control plane host, or none yet.
+/// Hosts believe the same certificate authority as the first control plane host, or none yet: masters by what they issue from, workers by what
+/// they joined by.
 ///
 /// # Errors
 /// [`Refusal::ForeignAuthority`]; [`Missing`] when a host was not seen.
-pub(super) fn one_authority(
-    spec: &Spec,
+pub(in crate::planner) fn one_authority<'a>(
     seen: &Observation,
     first: &NodeName,
+    masters: impl IntoIterator<Item = &'a NodeName>,
+    workers: impl IntoIterator<Item = &'a NodeName>,
 ) -> Result<(), Refusal> {
     let authority = &seen.host(first)?.pki.get()?.authority;
-    for node in spec.control_plane.keys() {
+    for node in masters {
         let own = &seen.host(node)?.pki.get()?.authority;
         if authority.is_some() && own.is_some() && own != authority {
             return Err(Refusal::ForeignAuthority {
@@ -209,7 +248,7 @@ pub(super) fn one_authority(
     }
     // A worker of another kubeadm cluster carries no mark of ours, and the CA it joined by.
     let authority = &seen.host(first)?.pki.get()?.cluster_ca;
-    for node in spec.workers.keys() {
+    for node in workers {
         let own = &seen.host(node)?.pki.get()?.cluster_ca;
         if own.is_some() && own != authority {
             return Err(Refusal::ForeignAuthority {
@@ -226,7 +265,7 @@ pub(super) fn one_authority(
 ///
 /// # Errors
 /// [`Refusal::Unchangeable`].
-pub(super) fn unchanged(spec: &Spec, seen: &Observation) -> Result<(), Refusal> {
+pub(in crate::planner) fn unchanged(spec: &Spec, seen: &Observation) -> Result<(), Refusal> {
     // Without a ready apiserver there is nothing to compare with yet; whoever needs one says so.
     let Ok(Some(api)) = seen.api() else {
         return Ok(());
