@@ -38,6 +38,14 @@ pub trait Reach {
         Directories::of_process()
     }
 
+    /// What making the machines of a cluster would change on this machine beyond what is the cluster's own, one line each.
+    ///
+    /// # Errors
+    /// When its settings cannot be read.
+    async fn changes_here(&self, _cluster: &ClusterFile) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// The world of a cluster. Nothing is asked of any host yet.
     ///
     /// # Errors
@@ -56,6 +64,22 @@ pub struct Ssh;
 impl Reach for Ssh {
     type Hosts = SshHosts;
     type Infra = Machines;
+
+    async fn changes_here(&self, cluster: &ClusterFile) -> Result<Vec<String>, Failure> {
+        match cluster.spec.provider {
+            Provider::Ssh => Ok(Vec::new()),
+            Provider::Local { .. } => {
+                let usage =
+                    |error: quorate_local::BadName| Failure::from_error(Exit::Usage, &error);
+                let name = cluster.spec.name.as_str().parse().map_err(usage)?;
+                let changes = local()?
+                    .machine_changes(&quorate_local::ClusterSpec::new(name))
+                    .await
+                    .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
+                Ok(changes.iter().map(ToString::to_string).collect())
+            }
+        }
+    }
 
     async fn world(
         &self,

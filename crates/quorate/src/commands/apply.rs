@@ -14,7 +14,7 @@ use quorate_plan::{
 };
 use tokio::time::Instant;
 
-use super::plan::{refused, say_rest};
+use super::plan::{refused, say_changes_here, say_rest};
 use crate::{
     args::{AcceptArgument, FileArgument},
     cluster::ClusterFile,
@@ -97,6 +97,7 @@ pub async fn run(
             let paint = console.paint_err();
             console.ask(show::plan::text(&planning.plan, &seen, false, paint));
             console.say(format!("\n{name}: {}", show::plan::size(&planning.plan)));
+            say_changes_here(&planning.plan, &cluster, console, reach).await?;
         }
         say_rest(&planning, console);
         if let Some(failure) = refused(&planning) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quorate_exec::observe;
-use quorate_plan::{Goal, Planning, plan, refusal::RefusalCode};
+use quorate_plan::{Ensure, Goal, InfraEnsure, Plan, Planning, plan, refusal::RefusalCode};
 use serde::Serialize;
 
 use crate::{
@@ -94,6 +94,7 @@ pub async fn run(
             console.data(&text)?;
         }
     }
+    say_changes_here(&planning.plan, &cluster, console, reach).await?;
     say_rest(&planning, console);
     if let Some(failure) = refused(&planning) {
         cluster.hint_at_trust(&seen, console);
@@ -105,6 +106,36 @@ pub async fn run(
         } else {
             SavedPlan::new(&cluster, &intent, &planning.plan).write(out)?;
             console.say(format!("Saved. Next: `quorate apply {}`", out.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Lists what making machines changes on this one, before anything is made.
+///
+/// # Errors
+/// When its settings cannot be read.
+pub(super) async fn say_changes_here(
+    plan: &Plan,
+    cluster: &ClusterFile,
+    console: &mut Console,
+    reach: &impl Reach,
+) -> Result<(), Failure> {
+    let makes = plan
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .any(|step| matches!(step.ensure, Ensure::Infra(InfraEnsure::Machine { .. })));
+    if !makes {
+        return Ok(());
+    }
+    let changes = reach.changes_here(cluster).await?;
+    if !changes.is_empty() {
+        console.say(
+            "Settings of this machine change for local hosts, until the last of them is destroyed:",
+        );
+        for change in changes {
+            console.say(format!("  {change}"));
         }
     }
     Ok(())
