@@ -84,6 +84,8 @@ impl Shown {
 
     /// The first line that it should have printed and did not.
     pub fn misses(&self, said: &str) -> Option<&str> {
+        // What is typed is not always echoed: what follows a question begins a line.
+        let said = said.replace(" to go on: ", " to go on: \n");
         let mut said = said.lines();
         self.prints
             .iter()
@@ -163,6 +165,11 @@ $ nobody
         assert_eq!(shown(&["one", "two … 3"]).misses(said), None);
         assert_eq!(
             shown(&["one", "Do this? Type yes to go on: yes"]).misses(said),
+            None
+        );
+        let piped = "Do this? Type yes to go on: done\n";
+        assert_eq!(
+            shown(&["Do this? Type yes to go on: yes", "done"]).misses(piped),
             None
         );
         assert_eq!(shown(&["two", "one"]).misses(said), Some("one"));

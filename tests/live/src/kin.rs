@@ -26,6 +26,7 @@ const IGNORED: &str = "--ignore-preflight-errors=SystemVerification";
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
     let file = stage.local_cluster(NAME, SUBNET, 3, 2)?;
+    listed_first(stage, &file)?;
     stage.succeed(&["apply", "--yes", "-f", &file])?;
     let hosts = Bare::open(NAME)?;
     let api = Api::of(stage, &file, None)?;
@@ -38,6 +39,20 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     kin.certificates(stage)?;
     kin.upgrade(stage)?;
     kin.reboot(stage)
+}
+
+/// What local hosts change on this machine is listed before it is made, and only what they would change.
+fn listed_first(stage: &mut Stage, file: &str) -> Result<()> {
+    const SETTING: &str = "fs.inotify.max_user_instances";
+    let now = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances")?;
+    let changes = now.trim().parse::<u64>()? < 8192;
+    let plan = crate::stage::said(&stage.quorate(&["plan", "-f", file])?);
+    stage.check_eq(
+        "a plan lists what would change on this machine",
+        &plan.contains(SETTING),
+        &changes,
+    );
+    Ok(())
 }
 
 struct Kin {

@@ -74,8 +74,8 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "readme",
-        full: true,
-        budget_s: 300,
+        full: false,
+        budget_s: 240,
         about: "README's first session, as it stands there",
         run: readme::run,
     },
