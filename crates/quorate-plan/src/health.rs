@@ -1,7 +1,7 @@
 //! Whether one member of etcd is well, in doubt or dead. Start at [`Condition::of`].
 //!
 //! A member that did not answer once is not dead. A verdict takes three witnesses that do not depend on each other: the looks at its host,
-//! the streams of its peers, and the lease of its kubelet. The first two have to say that it is gone, and the third may not say that it
+//! the leader of etcd, and the lease of its kubelet. The first two have to say that it is gone, and the third may not say that it
 //! lives. What each of them says is an [`Account`].
 
 use std::{fmt, time::Duration};
@@ -17,19 +17,23 @@ use crate::{
 /// Looks in a row that a host has to leave unanswered: one lost packet, one restart of its SSH daemon and one more.
 pub const SILENT_LOOKS_MIN: u32 = 3;
 
-/// The time those looks have to span. etcd drops a stream that was silent for 5 s, and a kubelet renews its lease every 10 s: before that
-/// the other witnesses cannot have noticed anything.
+/// The time those looks have to span. A leader misses a follower after 5 s, and a kubelet renews its lease every 10 s: before that the other
+/// witnesses cannot have noticed anything.
 pub const SILENT_MIN: Duration = Duration::from_secs(10);
 
 /// The age at which a kubelet's lease says that it is gone: one renewal, every 10 s, was missed, also when the two hosts' clocks differ by
 /// the 5 s that are allowed.
 pub const HEARTBEAT_AGE_MIN: Duration = Duration::from_secs(20);
 
+/// The time after which every witness has noticed that a host is gone: the latest is its kubelet's lease, which may have been renewed just
+/// before. Accounts that contradict each other for longer than that do so for good.
+pub const WITNESSES_MAX: Duration = Duration::from_secs(30);
+
 /// The rule of the verdict as the reason of a step: its numbers are those above and never what was measured.
 pub(crate) fn verdict_rule(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(
         f,
-        "it is dead: {SILENT_LOOKS_MIN} looks over {} s unanswered or its machine off, no stream to its peers, no lease renewed for {} s",
+        "it is dead: {SILENT_LOOKS_MIN} looks over {} s unanswered or its machine off, unheard of by etcd's leader, no lease renewed for {} s",
         SILENT_MIN.as_secs(),
         HEARTBEAT_AGE_MIN.as_secs()
     )
@@ -61,10 +65,12 @@ impl fmt::Display for Account {
 pub struct Accounts {
     /// Looks at the host, and what its provider says of the machine.
     pub host: Account,
-    /// Streams of the other healthy voters.
+    /// What the leader of etcd has heard of it.
     pub peers: Account,
     /// The lease of its kubelet.
     pub kubelet: Account,
+    /// For how long its host has been seen not to answer.
+    pub silent: Duration,
 }
 
 impl Accounts {
@@ -87,14 +93,9 @@ impl Accounts {
         }
     }
 
-    /// Whether more looks may turn the doubt into a verdict: no witness says that it lives.
+    /// Whether more looks may turn the doubt into a verdict: not every witness can have noticed yet.
     pub fn may_become_a_verdict(&self) -> bool {
-        [&self.host, &self.peers, &self.kubelet]
-            .into_iter()
-            .all(|account| match account {
-                Account::Gone(_) | Account::Unknown(_) => true,
-                Account::Alive(_) => false,
-            })
+        self.silent < WITNESSES_MAX
     }
 }
 
@@ -104,6 +105,7 @@ impl fmt::Display for Accounts {
             host,
             peers,
             kubelet,
+            silent: _,
         } = self;
         write!(f, "{host}; {peers}; {kubelet}")
     }
@@ -119,7 +121,7 @@ pub enum Condition {
     Unstarted,
     /// Its host answers and carries no etcd data: what was this member is gone for good.
     Emptied,
-    /// Its host answers, its etcd did not, and yet its peers have streams to it: a look that failed, or an etcd too busy to answer.
+    /// Its host answers, its etcd did not, and yet the leader hears of it: a look that failed, or an etcd too busy to answer.
     Mute {
         /// What its peers say.
         why: String,
@@ -159,6 +161,7 @@ impl Condition {
                     },
                     |node| kubelet_account(seen, &node),
                 ),
+                silent: Duration::ZERO,
             });
         };
         match seen.hosts.get(&node) {
@@ -179,6 +182,10 @@ impl Condition {
                 host: host_account(seen, &node),
                 peers: peers_account(seen, quorum, id),
                 kubelet: kubelet_account(seen, &node),
+                silent: seen
+                    .sightings
+                    .get(&node)
+                    .map_or(Duration::ZERO, |sightings| sightings.silent),
             }
             .verdict(),
         }
@@ -304,32 +311,27 @@ pub(crate) fn host_account(seen: &Observation, node: &NodeName) -> Account {
     }
 }
 
+/// Only the leader hears of everybody; who leads changes within a second of a leader's death.
 fn peers_account(seen: &Observation, quorum: &Quorum, id: MemberId) -> Account {
-    let mut without = Vec::new();
-    let mut with = Vec::new();
-    let mut unknown = Vec::new();
+    let mut heard = Vec::new();
+    let mut unheard = Vec::new();
     for (node, view) in &seen.etcd {
         let Ok(Some(view)) = view.get() else { continue };
         if view.member == id || !quorum.healthy.contains(&view.member) {
             continue;
         }
         match view.active_peers.get() {
-            Ok(peers) if peers.contains(&id) => with.push(node.as_str()),
-            Ok(_) => without.push(node.as_str()),
-            Err(missing) => unknown.push(missing.to_string()),
+            Ok(peers) if peers.contains(&id) => heard.push(node.as_str()),
+            Ok(_) => unheard.push(node.as_str()),
+            Err(_) => {}
         }
     }
-    if !with.is_empty() {
-        Account::Alive(format!("etcd of {} has a stream to it", with.join(", ")))
-    } else if let Some(missing) = unknown.first() {
-        Account::Unknown(format!("its peers cannot say: {missing}"))
-    } else if without.is_empty() {
-        Account::Unknown("none of its peers was seen".into())
-    } else {
-        Account::Gone(format!(
-            "etcd of {} has no stream to it",
-            without.join(", ")
-        ))
+    match (heard.first(), unheard.first()) {
+        (Some(leader), _) => Account::Alive(format!("etcd on {leader}, which leads, hears of it")),
+        (None, Some(leader)) => Account::Gone(format!(
+            "etcd on {leader}, which leads, has not heard of it for 5 s"
+        )),
+        (None, None) => Account::Unknown("no leader could say whether it hears of it".into()),
     }
 }
 

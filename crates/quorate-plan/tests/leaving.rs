@@ -121,11 +121,11 @@ fn a_verdict_takes_three_witnesses() {
         assert!(!dead(&seen));
     }
 
-    let mut streams = seen("a+ b+ c-");
-    view(&mut streams, "b").active_peers = Seen::now([id("a"), id("c")].into());
-    assert!(!dead(&streams), "a peer has a stream to it");
-    view(&mut streams, "b").active_peers = Seen::Unknown(Missing::not_looked("metrics"));
-    assert!(!dead(&streams), "a peer cannot say");
+    let mut heard = seen("a+ b+ c-");
+    view(&mut heard, "a").active_peers = Seen::now([id("b"), id("c")].into());
+    assert!(!dead(&heard), "the leader hears of it");
+    view(&mut heard, "a").active_peers = Seen::Unknown(Missing::not_looked("metrics"));
+    assert!(!dead(&heard), "the leader cannot say");
 
     let mut renewed = seen("a+ b+ c-");
     lease(&mut renewed, 19);
@@ -149,8 +149,7 @@ fn other_conditions() {
     let silent = || Seen::Unknown(Missing::no_answer("etcd on c", "deadline"));
     mute.etcd.insert(node("c"), silent());
     assert!(matches!(condition(&mute, "c"), Condition::Mute { .. }));
-    view(&mut mute, "a").active_peers = Seen::now(BTreeSet::new());
-    view(&mut mute, "b").active_peers = Seen::now(BTreeSet::new());
+    view(&mut mute, "a").active_peers = Seen::now([id("b")].into());
     assert!(matches!(condition(&mute, "c"), Condition::Sick { .. }));
     let mut unreached = seen("a+ b+ c-");
     unreached.hosts.remove(&node("c"));

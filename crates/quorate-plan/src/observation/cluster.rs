@@ -38,7 +38,8 @@ pub struct EtcdView {
     /// The time within which 99 of 100 of its write-ahead log's syncs to disk ended since it started, in milliseconds: the upper bound
     /// of a bucket of `etcd_disk_wal_fsync_duration_seconds`.
     pub fsync_p99_ms: Seen<u64>,
-    /// Members that it has a working stream with now: `etcd_network_active_peers` of its metrics. A stream breaks after 5 s of silence.
+    /// Members that it has heard of within the last 5 s. Known to the leader alone, which every follower answers ten times a second; a host
+    /// that was just begun to be looked at takes a stream for an answer, which outlives a dead peer by minutes, for the first 5 s.
     pub active_peers: Seen<BTreeSet<MemberId>>,
     /// A linearizable read was answered: this member reached a quorum just now.
     pub linearizable: bool,

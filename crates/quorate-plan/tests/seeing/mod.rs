@@ -234,13 +234,13 @@ pub fn seen(text: &str) -> Observation {
             db_in_use_bytes: 0,
             db_quota_bytes: 2 << 30,
             fsync_p99_ms: Seen::now(2),
-            active_peers: Seen::now(
-                connected
-                    .iter()
-                    .copied()
-                    .filter(|other| *other != id(word.name))
-                    .collect(),
-            ),
+            // Only the leader hears of everybody.
+            active_peers: if leader == Some(id(word.name)) {
+                let others = connected.iter().copied();
+                Seen::now(others.filter(|other| *other != id(word.name)).collect())
+            } else {
+                Seen::Unknown(Missing::unreadable("who is active", "it does not lead"))
+            },
             linearizable: leader.is_some() && !word.learner,
             members: if word.learner {
                 BTreeMap::new()

@@ -167,13 +167,16 @@ impl World {
             db_in_use_bytes: hardware.db_bytes / 2,
             db_quota_bytes: 2 << 30,
             fsync_p99_ms: Seen::now(hardware.fsync_p99_ms),
-            active_peers: Seen::now(
-                self.participants(id)
-                    .into_iter()
-                    .filter(|(host, _)| host != node && self.peers(node, host))
-                    .map(|(_, member)| member)
-                    .collect(),
-            ),
+            active_peers: if cluster.leader == Some(member) {
+                let others = self.participants(id).into_iter();
+                let heard = others.filter(|(host, _)| host != node && self.peers(node, host));
+                Seen::now(heard.map(|(_, member)| member).collect())
+            } else {
+                Seen::Unknown(Missing::unreadable(
+                    "who is active",
+                    "only the leader hears of everybody",
+                ))
+            },
             linearizable: self.etcd_client(node).is_ok(),
             // A learner does not tell the member list to clients.
             members: if learner {
