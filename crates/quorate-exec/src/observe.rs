@@ -9,10 +9,11 @@ use std::{
 
 use futures_util::future::join_all;
 use quorate_plan::{
-    Intent, Missing, NodeName, Observation, Planning, Seen,
+    Intent, Missing, NodeName, Observation, Planning, Refusal, Seen,
     kubeadm::dns_address,
     observation::{HostFacts, HostReport, InfraView, Look, Power, Sightings},
     plan,
+    plan::Waiting,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -42,25 +43,89 @@ pub async fn observe<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -
     Sight::look(world, intent, &Looks::default()).await.now()
 }
 
-/// Looks and plans; and looks again for a while as long as the plan only waits to see whether somebody who does not answer is gone: one
-/// look that failed says nothing about that.
+/// How long it is reasonable to wait for what is on its way, before anything was done.
+pub(crate) fn arriving_max(seen: &Observation) -> Duration {
+    let boots = |host: &Seen<HostFacts>| {
+        host.get()
+            .is_ok_and(|facts| matches!(facts.booting, Seen::Known { value: true, .. }))
+    };
+    if seen.hosts.values().any(boots) {
+        pace::BOOT_MAX
+    } else {
+        pace::VERDICT_MAX
+    }
+}
+
+/// Looks and plans; and looks again for a while as long as the plan only waits: for hosts that boot, or to see whether somebody who does
+/// not answer is gone, since one look that failed says nothing about that. What such hosts run gets a while to come up after them. `tell`
+/// hears what is waited for, and for how long at most.
 pub async fn consider<H: Hosts, I: Infra>(
     world: &World<H, I>,
     intent: &Intent,
+    tell: &mut dyn FnMut(&[Waiting], Duration),
 ) -> (Observation, Planning) {
     let looks = Looks::default();
-    let since = Instant::now();
+    let began = Instant::now();
     let mut pause = pace::LOOK_PAUSE_MIN;
+    let mut arrived: Option<Instant> = None;
+    let mut told: Option<(Vec<Waiting>, Instant)> = None;
     loop {
         let seen = Sight::look(world, intent, &looks).await.now();
         let planning = plan(intent, &seen);
-        let waits =
-            planning.plan.is_empty() && planning.refused.is_empty() && !planning.waiting.is_empty();
-        if !waits || since.elapsed() >= pace::VERDICT_MAX {
+        let (for_what, since, at_most) = match (arriving(&planning), arrived) {
+            (Some(waiting), _) => {
+                arrived = Some(Instant::now());
+                (waiting, began, arriving_max(&seen))
+            }
+            (None, Some(arrived)) => match coming_up(&planning) {
+                Some(waiting) => (waiting, arrived, pace::SETTLING_MAX),
+                None => return (seen, planning),
+            },
+            (None, None) => return (seen, planning),
+        };
+        if since.elapsed() >= at_most {
             return (seen, planning);
+        }
+        let news = told
+            .as_ref()
+            .is_none_or(|(before, at)| *before != for_what || at.elapsed() >= pace::EXCUSE_EVERY);
+        if news && began.elapsed() >= pace::NEWS_AFTER {
+            tell(&for_what, at_most);
+            told = Some((for_what, Instant::now()));
         }
         sleep(pause).await;
         pause = pace::longer(pause);
+    }
+}
+
+/// What a planning waits for that does nothing else.
+fn arriving(planning: &Planning) -> Option<Vec<Waiting>> {
+    let waits =
+        planning.plan.is_empty() && planning.refused.is_empty() && !planning.waiting.is_empty();
+    waits.then(|| planning.waiting.clone())
+}
+
+/// What of a planning comes about by itself on hosts that have just come: etcd elects, apiservers start.
+fn coming_up(planning: &Planning) -> Option<Vec<Waiting>> {
+    let missing: Option<Vec<Waiting>> = planning
+        .refused
+        .iter()
+        .map(|refusal| match refusal {
+            Refusal::Missing { missing } => Some(missing.clone().into()),
+            _ => None,
+        })
+        .collect();
+    match missing {
+        Some(missing) if !missing.is_empty() => Some(missing),
+        Some(_) if planning.plan.begins_with_waiting() => {
+            let first = planning.plan.stages.first()?;
+            let steps = first.steps.iter().map(|step| Waiting {
+                on: step.on.clone(),
+                what: step.ensure.to_string(),
+            });
+            Some(steps.collect())
+        }
+        Some(_) | None => None,
     }
 }
 
@@ -267,7 +332,7 @@ async fn report<H: Hosts>(
             timeout(LOOK_MAX, hosts.report(node))
                 .await
                 .unwrap_or_else(|_| {
-                    Seen::Unknown(Missing::no_answer(
+                    Seen::Unknown(Missing::not_yet(
                         format!("host {node}"),
                         format!("no answer within {} s", LOOK_MAX.as_secs()),
                     ))

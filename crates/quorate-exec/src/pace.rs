@@ -22,7 +22,7 @@ pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(90);
 /// How long more than was approved may seem to be needed before somebody is asked about it: a unit that restarts is away for seconds.
 pub(crate) const UNITS_MAX: Duration = Duration::from_secs(10);
 
-/// How long a host may fail to answer before the first effect.
+/// How long something that nobody told may stay untold before the first effect, where no host is on its way.
 pub(crate) const FIRST_LOOK_MAX: Duration = Duration::from_secs(15);
 
 /// How long a host may fail to take the fence because it does not answer: one that was just started needs that long on a busy machine.
@@ -32,8 +32,8 @@ pub(crate) const FENCE_MAX: Duration = Duration::from_secs(30);
 /// that time out.
 pub(crate) const VERDICT_MAX: Duration = Duration::from_secs(60);
 
-/// How long to wait for what happens by itself when nothing else is left to do.
-pub(crate) const WAITING_MAX: Duration = Duration::from_secs(300);
+/// How long a host may take to boot, by its own account: servers check their memory and disks for minutes before they do.
+pub(crate) const BOOT_MAX: Duration = Duration::from_secs(300);
 
 /// How long a host may be silent in the middle of a step before the step is given up.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);

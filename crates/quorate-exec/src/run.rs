@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     fence::{self, Held},
     hostile,
-    observe::{Looks, Sight},
+    observe::{Looks, Sight, arriving_max},
     pace,
     seam::{Hosts, Infra, World},
     stage::act,
@@ -267,7 +267,7 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
             return if waiting.is_empty() {
                 Ok(None)
             } else {
-                Err(Trouble::Waiting(waiting))
+                Err(Trouble::Waiting(waiting, arriving_max(seen)))
             };
         };
         if let Some(change) = &stage.change {
@@ -325,16 +325,18 @@ enum Trouble {
     Departed(Departure),
     /// Everything that was approved stands; this does not.
     More(Plan),
-    Waiting(Vec<Waiting>),
+    /// For this, and how long that is reasonable before anything was done.
+    Waiting(Vec<Waiting>, Duration),
 }
 
 impl Trouble {
     /// How long it may take to pass by itself.
     fn patience(&self, acted: bool) -> Duration {
         match self {
-            Self::Waiting(_) => pace::WAITING_MAX,
+            Self::Waiting(_, first) if acted => (*first).max(pace::SETTLING_MAX),
+            Self::Waiting(_, first) => *first,
             // Machines that were just started serve after a while: nobody need be asked about that.
-            Self::More(plan) if begins_with_waiting(plan) => pace::SETTLING_MAX,
+            Self::More(plan) if plan.begins_with_waiting() => pace::SETTLING_MAX,
             Self::More(_) => pace::UNITS_MAX,
             Self::Refused(refusals) if refusals.iter().any(is_final) => Duration::ZERO,
             Self::Refused(_) | Self::Departed(_) if acted => pace::SETTLING_MAX,
@@ -354,7 +356,7 @@ impl Trouble {
                 .next()
                 .map(|step| format!("more is needed: {}: {}", step.on, step.ensure))
                 .unwrap_or_default(),
-            Self::Waiting(waiting) => waiting
+            Self::Waiting(waiting, _) => waiting
                 .first()
                 .map(|waiting| waiting.what.clone())
                 .unwrap_or_default(),
@@ -368,7 +370,7 @@ impl Trouble {
             Self::Departed(departure) => refused(vec![Refusal::PlanDeparted {
                 departure: Box::new(departure),
             }]),
-            Self::Waiting(waiting) => Verdict::Unseen {
+            Self::Waiting(waiting, _) => Verdict::Unseen {
                 missing: waiting
                     .into_iter()
                     .map(|waiting| format!("{}: {}", waiting.on, waiting.what))
@@ -376,13 +378,6 @@ impl Trouble {
             },
         }
     }
-}
-
-/// Whether the first stage wants nothing but what comes about by itself.
-fn begins_with_waiting(plan: &Plan) -> bool {
-    plan.stages
-        .first()
-        .is_some_and(|stage| stage.steps.iter().all(|step| step.ensure.only_waits()))
 }
 
 /// Refusals as a verdict: nothing but missing looks is not a no.

@@ -382,7 +382,14 @@ impl Hosts for SshHosts {
         {
             Ok(Ok(Ok(report))) => Seen::now(*report),
             Ok(Ok(Err(detail))) => Seen::Unknown(Missing::no_answer(what, detail)),
-            Ok(Err(failure)) => Seen::Unknown(Missing::no_answer(what, failure.to_string())),
+            Ok(Err(failure)) => {
+                let detail = failure.to_string();
+                Seen::Unknown(if failure.is_lasting() {
+                    Missing::no_answer(what, detail)
+                } else {
+                    Missing::not_yet(what, detail)
+                })
+            }
             Err(_) => {
                 let copying = self
                     .hosts
@@ -393,7 +400,7 @@ impl Hosts for SshHosts {
                 } else {
                     ""
                 };
-                Seen::Unknown(Missing::no_answer(
+                Seen::Unknown(Missing::not_yet(
                     what,
                     format!("no answer within {} s{doing}", REPORT_MAX.as_secs()),
                 ))

@@ -221,6 +221,8 @@ pub struct HostReport {
 pub struct HostFacts {
     /// Hardware, system, identity.
     pub machine: Seen<Machine>,
+    /// The system is still starting what it starts at boot: what does not run yet may in a moment.
+    pub booting: Seen<bool>,
     /// Quorate's mark: which cluster this host belongs to. `None`: no cluster of Quorate's.
     pub mark: Seen<Option<HostMark>>,
     /// The highest fencing token seen here and the claim in force.
@@ -533,6 +535,7 @@ impl HostFacts {
         let unmade = || Missing::not_looked(format!("{node}, which is not made yet"));
         Self {
             machine: Seen::Unknown(unmade()),
+            booting: Seen::now(false),
             mark: Seen::now(None),
             fencing: Seen::now(Fencing::default()),
             sysctls: Seen::now(BTreeMap::new()),

@@ -59,6 +59,13 @@ impl Plan {
         self.stages.is_empty()
     }
 
+    /// The first stage wants nothing but what comes about by itself.
+    pub fn begins_with_waiting(&self) -> bool {
+        self.stages
+            .first()
+            .is_some_and(|stage| stage.steps.iter().all(|step| step.ensure.only_waits()))
+    }
+
     /// Number of steps.
     pub fn len(&self) -> usize {
         self.stages.iter().map(|stage| stage.steps.len()).sum()

@@ -100,6 +100,17 @@ impl Missing {
         }
     }
 
+    /// Nobody answered for `what`, and somebody may in a while: a machine that boots looks like this, and one that is gone. `detail` as
+    /// in [`Missing::no_answer`].
+    pub fn not_yet(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            why: Why::NotYet {
+                detail: detail.into(),
+            },
+        }
+    }
+
     /// `what` answered something that could not be understood.
     pub fn unreadable(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
@@ -115,7 +126,9 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.why {
             Why::NotLooked => write!(f, "{} was not looked at", self.what),
-            Why::NoAnswer { detail } => write!(f, "{} could not be seen: {detail}", self.what),
+            Why::NoAnswer { detail } | Why::NotYet { detail } => {
+                write!(f, "{} could not be seen: {detail}", self.what)
+            }
             Why::Unreadable { detail } => {
                 write!(f, "{} could not be understood: {detail}", self.what)
             }
@@ -142,6 +155,11 @@ pub enum Why {
     NotLooked,
     /// No answer, or an error, on the way to it.
     NoAnswer {
+        /// One line, escaped, length-capped.
+        detail: String,
+    },
+    /// Nobody answers there: it may be on its way, as a machine that boots is.
+    NotYet {
         /// One line, escaped, length-capped.
         detail: String,
     },

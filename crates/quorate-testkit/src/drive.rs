@@ -51,16 +51,18 @@ pub async fn approve(
     seams: &Seams<MemoryHosts, MemoryInfra>,
     intent: &Intent,
 ) -> Result<Plan, Verdict> {
-    let (
-        seen,
-        Planning {
-            plan,
-            waiting: _,
-            refused,
-        },
-    ) = consider(seams, intent).await;
+    let (seen, planning) = consider(seams, intent, &mut |_, _| {}).await;
+    let Planning {
+        plan,
+        waiting,
+        refused,
+    } = planning;
     if !refused.is_empty() {
         return Err(Verdict::Refused { refusals: refused });
+    }
+    if plan.is_empty() && !waiting.is_empty() {
+        let missing = waiting.into_iter().map(|waiting| waiting.what).collect();
+        return Err(Verdict::Unseen { missing });
     }
     let findings = lint(&plan, &seen);
     assert!(

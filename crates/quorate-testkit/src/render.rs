@@ -40,7 +40,8 @@ pub fn step(step: &Step) -> String {
 
 /// A planning: the plan, what it waits for, what is refused.
 pub fn planning(planning: &Planning) -> String {
-    let mut out = if planning.refused.is_empty() {
+    let waits_only = planning.plan.is_empty() && !planning.waiting.is_empty();
+    let mut out = if planning.refused.is_empty() && !waits_only {
         plan(&planning.plan)
     } else {
         String::new()

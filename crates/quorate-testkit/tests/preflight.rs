@@ -288,16 +288,50 @@ fn names_that_do_not_resolve() {
 
 #[test]
 fn machines_that_are_held_or_silent() {
-    assert_eq!(
-        refused(given(), |world, _| world.power_off(&node("cp-3"))),
-        "refused (missing): host cp-3 could not be seen: no route to it\n"
-    );
     let intent = Cluster::default().intent();
     let mut frozen = grown(&intent);
     frozen.freeze(&node("cp-3"));
     assert_eq!(
         said(&frozen, &intent),
         "refused (machine-held): cp-3 is frozen: `quorate local thaw cp-3` lets it go on\n"
+    );
+}
+
+/// What a host needs that is on its way cannot be said; what is refused of the others can.
+#[test]
+fn hosts_that_are_on_their_way_are_waited_for() {
+    let planned = |change: fn(&mut World)| {
+        let intent = given().intent();
+        let mut world = World::new(&intent.spec);
+        change(&mut world);
+        render::planning(&plan(&intent, &world.observe(&intent)))
+    };
+    assert_eq!(
+        planned(|world| world.power_off(&node("cp-3"))),
+        "waits for cp-3 to answer: no route to it\n"
+    );
+    assert_eq!(
+        planned(|world| {
+            world.power_off(&node("cp-2"));
+            world.boot(&node("cp-2"), 0, 10);
+            world.power_off(&node("w-1"));
+            world.boot(&node("w-1"), 3, 10);
+        }),
+        "waits for cp-2 to finish booting: what it needs can be seen then\n\
+         waits for w-1 to answer: nobody listens on its SSH port\n"
+    );
+    // A mark of another cluster stays one, whatever the others do.
+    assert_eq!(
+        planned(|world| {
+            world.power_off(&node("cp-2"));
+            world.boot(&node("cp-2"), 0, 10);
+            world.machine_mut(&node("cp-1")).disk.mark = Some(HostMark {
+                cluster: "other".parse().expect("a name"),
+                node: node("cp-1"),
+                disposable: false,
+            });
+        }),
+        "refused (foreign-host): cp-1 belongs to cluster other as cp-1, expected cluster demo as cp-1\n"
     );
 }
 

@@ -388,3 +388,73 @@ async fn a_machine_that_freezes_meanwhile_stops_what_would_come_next() {
     assert!(told, "it was said while it might have passed");
     assert_eq!(shared.world().machine(&node("cp-3")).power, Power::Running);
 }
+
+/// Hosts that somebody else made and that boot: nobody is refused, and nothing is planned for a host whose units are not up yet.
+#[tokio::test(start_paused = true)]
+async fn hosts_that_boot_are_waited_for() {
+    let cluster = Cluster {
+        local: false,
+        ..Cluster::default()
+    };
+    let whole = grown(cluster).await;
+    let expected = render::lasting(&whole);
+    for (fresh, silent, starting) in [(true, 20, 20), (false, 20, 40), (false, 0, 200)] {
+        let at = format!("fresh {fresh}, {silent} ticks silent, {starting} starting");
+        let world = if fresh {
+            World::new(&cluster.spec())
+        } else {
+            whole.clone()
+        };
+        let shared = Shared::new(world);
+        shared.change(|world| {
+            for name in ["cp-2", "cp-3", "lb-1"] {
+                world.power_off(&node(name));
+                world.boot(&node(name), silent, starting);
+            }
+        });
+        let runs = applied(&shared, &cluster.intent()).await;
+        for run in &runs {
+            assert_eq!(run.verdict, Some(Verdict::Done), "{at}: {}", run.text());
+        }
+        let first = &runs[0];
+        assert_eq!(
+            first.approved.is_empty(),
+            !fresh,
+            "{at}: {}",
+            render::plan(&first.approved)
+        );
+        shared.rest().await;
+        well(&shared, &at);
+        same(&expected, &shared, &at);
+    }
+}
+
+/// Waiting has an end, with nothing done.
+#[tokio::test(start_paused = true)]
+async fn hosts_that_never_come_are_not_waited_for_for_ever() {
+    let cluster = Cluster {
+        local: false,
+        ..Cluster::default()
+    };
+    for (silent, starting, within_s, what) in [
+        (100_000, 0, 60..75, "cp-2 to answer: no answer"),
+        (
+            0,
+            100_000,
+            300..320,
+            "cp-2 to finish booting: what it needs can be seen then",
+        ),
+    ] {
+        let shared = Shared::new(World::new(&cluster.spec()));
+        shared.change(|world| {
+            world.power_off(&node("cp-2"));
+            world.boot(&node("cp-2"), silent, starting);
+        });
+        let began = tokio::time::Instant::now();
+        let run = apply(&shared, &cluster.intent(), operator(1), Script::none()).await;
+        assert_eq!(run.text(), format!("cannot be seen: {what}"));
+        assert_eq!(run.effects, 0, "{what}");
+        let waited = began.elapsed().as_secs();
+        assert!(within_s.contains(&waited), "{what}: {waited} s");
+    }
+}

@@ -152,6 +152,14 @@ async fn happen(lab: &Lab, what: &str) {
     match words.as_slice() {
         ["power-off", name] => lab.shared.change(|world| world.power_off(&node(name))),
         ["power-on", name] => lab.shared.change(|world| world.power_on(&node(name))),
+        ["boot", name, silent, starting] => lab.shared.change(|world| {
+            world.power_off(&node(name));
+            world.boot(
+                &node(name),
+                silent.parse().unwrap(),
+                starting.parse().unwrap(),
+            );
+        }),
         ["freeze", name] => lab.shared.change(|world| world.freeze(&node(name))),
         ["thaw", name] => lab.shared.change(|world| world.thaw(&node(name))),
         ["alarm", name, kind] => lab

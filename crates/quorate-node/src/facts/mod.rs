@@ -60,10 +60,11 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
     let tools = Tools::default();
     // Where etcd and the apiserver listen: the only thing that others wait for.
     let manifests = blocking("static pod manifests", paths, manifests::look).await;
-    let (files, images, units, endpoint, dns, etcd, api, balancer) = tokio::join!(
+    let (files, images, units, booting, endpoint, dns, etcd, api, balancer) = tokio::join!(
         files(paths, binary),
         runtime::images(paths, &tools),
         runtime::units(&tools),
+        runtime::booting(&tools),
         Box::pin(endpoint::look(paths, &tools, look.endpoint.as_ref())),
         endpoint::dns(paths, look.dns),
         Box::pin(etcd::look(paths, &manifests, heard)),
@@ -89,6 +90,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
     HostReport {
         facts: HostFacts {
             machine,
+            booting,
             mark,
             fencing,
             sysctls,

@@ -168,6 +168,26 @@ pub(super) async fn units(tools: &Tools) -> Seen<BTreeMap<String, Unit>> {
     .await
 }
 
+/// Whether systemd is still starting what it starts at boot.
+pub(super) async fn booting(tools: &Tools) -> Seen<bool> {
+    in_time("systemd's state", async {
+        let show = Command::new("systemctl", PATIENCE).args(["show", "--property=SystemState"]);
+        match tools.run(show).await {
+            Ok(out) => Seen::now(boots(&out.text())),
+            Err(err) => Seen::Unknown(no_answer("systemd's state", &err)),
+        }
+    })
+    .await
+}
+
+/// `degraded` and the like are states that it comes to rest in.
+fn boots(text: &str) -> bool {
+    matches!(
+        text.trim().strip_prefix("SystemState="),
+        Some("initializing" | "starting")
+    )
+}
+
 fn parse_units(text: &str) -> BTreeMap<String, Unit> {
     let mut found = BTreeMap::new();
     for block in text.split("\n\n") {
@@ -196,6 +216,20 @@ fn parse_units(text: &str) -> BTreeMap<String, Unit> {
 mod tests {
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn a_system_that_boots() {
+        for (text, expected) in [
+            ("SystemState=initializing\n", true),
+            ("SystemState=starting\n", true),
+            ("SystemState=running\n", false),
+            ("SystemState=degraded\n", false),
+            ("SystemState=maintenance\n", false),
+            ("", false),
+        ] {
+            assert_eq!(boots(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn units_that_are_installed() {

@@ -1,6 +1,7 @@
 //! From what is wanted and what was seen to what is done. One file per goal ([`converge`], [`replace`], [`remove`], [`repair`]) over shared
 //! stages: a host's way in is in [`converge`], its way out in [`leaving`], and the order of both in [`exchange`]. Start at [`plan`].
 
+mod arriving;
 mod converge;
 mod exchange;
 mod leaving;
@@ -26,7 +27,7 @@ use crate::{
 /// A planner lists every stage that leads from nothing to the goal, in order; [`Step::standing`] then leaves out what stands already.
 /// That is why, after any prefix of a plan, planning again gives exactly the rest.
 pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
-    match &intent.goal {
+    let mut planning = match &intent.goal {
         Goal::Converge => converge::plan(intent, seen),
         Goal::Replace { node, with, member } => match with {
             Some(with) => replace::by_another(intent, seen, node, with),
@@ -34,7 +35,9 @@ pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
         },
         Goal::Remove { node } => remove::plan(intent, seen, node),
         Goal::Repair => repair::plan(intent, seen),
-    }
+    };
+    arriving::wait_for_hosts(intent, seen, &mut planning);
+    planning
 }
 
 /// Collects the stages of a planning, leaving out what stands.

@@ -179,13 +179,15 @@ fn ports(
         Role::Balancer => &[intent.spec.endpoint.port],
     };
     // A join that was cut off leaves a kubelet that runs before it has its kubelet.conf.
-    let kubelet = facts.units.get()?.get("kubelet");
-    let own_kubelet = |port: u16, process: &str| {
-        port == KUBELET_PORT && process == "kubelet" && kubelet.is_some_and(Unit::kept_running)
-    };
+    let own_kubelet = listening.get(&KUBELET_PORT).map(String::as_str) == Some("kubelet")
+        && facts
+            .units
+            .get()?
+            .get("kubelet")
+            .is_some_and(Unit::kept_running);
     for port in needed {
         if let Some(process) = listening.get(port)
-            && !own_kubelet(*port, process)
+            && !(own_kubelet && *port == KUBELET_PORT)
         {
             found.push(Refusal::PortInUse {
                 node: node.clone(),

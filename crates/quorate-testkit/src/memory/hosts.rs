@@ -326,7 +326,7 @@ impl Hosts for MemoryHosts {
         self.0.pass(LATENCY).await;
         if self.0.shared.now().silent(on) {
             sleep(SILENCE).await;
-            return Seen::Unknown(Missing::no_answer(format!("host {on}"), "no answer"));
+            return Seen::Unknown(Missing::not_yet(format!("host {on}"), "no answer"));
         }
         let inner = self.0.shared.now();
         match inner.stale.get(on) {

@@ -308,6 +308,6 @@ impl Inner {
     }
 
     fn silent(&self, node: &NodeName) -> bool {
-        self.unreachable.contains_key(node) || !self.world.machine(node).reachable()
+        self.unreachable.contains_key(node) || !self.world.machine(node).answers()
     }
 }

@@ -79,7 +79,7 @@ impl World {
     /// What the host says.
     pub fn accept(&self, node: &NodeName, request: &Request) -> Result<Accepted, ActError> {
         let machine = self.machine(node);
-        if !machine.reachable() {
+        if !machine.answers() {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);

@@ -4,7 +4,7 @@ use quorate_plan::{NodeName, observation::Power};
 
 use super::{
     World,
-    machine::{Disk, Memory},
+    machine::{Boot, Disk, Memory},
 };
 
 impl World {
@@ -29,6 +29,12 @@ impl World {
         if machine.guard_holds() {
             machine.memory.active.remove("kubelet");
         }
+    }
+
+    /// As [`World::power_on`], in time: it does not answer for `silent` ticks, and its units run `starting` ticks after that.
+    pub fn boot(&mut self, node: &NodeName, silent: u32, starting: u32) {
+        self.power_on(node);
+        self.machine_mut(node).memory.boot = Some(Boot { silent, starting });
     }
 
     /// Every process stops where it is.

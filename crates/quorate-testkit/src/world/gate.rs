@@ -49,7 +49,7 @@ impl World {
     /// # Errors
     /// When a higher token was seen here, or another's operation is in force and its operator is connected.
     pub fn claim(&mut self, node: &NodeName, claim: &Claim) -> Result<Fencing, ActError> {
-        if !self.machine(node).reachable() {
+        if !self.machine(node).answers() {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);
@@ -89,7 +89,7 @@ impl World {
     /// # Errors
     /// When somebody else holds it.
     pub fn release(&mut self, node: &NodeName, fence: Fence) -> Result<(), ActError> {
-        if !self.machine(node).reachable() {
+        if !self.machine(node).answers() {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(node);
@@ -133,7 +133,7 @@ impl World {
     /// When it does not run.
     pub fn recipient(&mut self, node: &NodeName) -> Result<Recipient, ActError> {
         let machine = self.machine_mut(node);
-        if !machine.reachable() {
+        if !machine.answers() {
             return Err(ActError::Gone);
         }
         machine.memory.recipients += 1;
@@ -153,7 +153,7 @@ impl World {
     ) -> Result<Sealed, ActError> {
         let from = what.from();
         let machine = self.machine(from);
-        if !machine.reachable() {
+        if !machine.answers() {
             return Err(ActError::Gone);
         }
         let fencing = self.fencing(from);

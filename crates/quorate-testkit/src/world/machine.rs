@@ -149,6 +149,8 @@ pub struct EtcdDisk {
 /// What is gone when the power is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Memory {
+    /// It boots. `None`: it is up.
+    pub boot: Option<Boot>,
     /// Units that run.
     pub active: BTreeSet<String>,
     /// Those of them that end at once, again and again.
@@ -159,6 +161,15 @@ pub struct Memory {
     pub connected: bool,
     /// Recipients made in this boot.
     pub recipients: u32,
+}
+
+/// A boot in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Boot {
+    /// Ticks until it answers.
+    pub silent: u32,
+    /// Ticks after that until units run.
+    pub starting: u32,
 }
 
 /// A static pod.
@@ -197,14 +208,17 @@ impl Machine {
         self.power == Power::Running
     }
 
-    /// It answers the operator.
-    pub fn reachable(&self) -> bool {
-        self.on() && !self.unreachable
+    /// It runs, has booted and answers the operator.
+    pub fn answers(&self) -> bool {
+        self.on() && !self.unreachable && self.memory.boot.is_none_or(|boot| boot.silent == 0)
     }
 
     /// A unit runs.
     pub fn active(&self, unit: &str) -> bool {
-        self.on() && self.memory.active.contains(unit) && !self.memory.crashing.contains(unit)
+        self.on()
+            && self.memory.boot.is_none()
+            && self.memory.active.contains(unit)
+            && !self.memory.crashing.contains(unit)
     }
 
     /// A static pod answers.

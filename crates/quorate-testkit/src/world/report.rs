@@ -28,6 +28,10 @@ impl World {
             (Power::Running, _) if machine.unreachable => {
                 Seen::Unknown(Missing::no_answer(format!("host {node}"), "no route to it"))
             }
+            (Power::Running, _) if !machine.answers() => Seen::Unknown(Missing::not_yet(
+                format!("host {node}"),
+                "nobody listens on its SSH port",
+            )),
             (Power::Running, _) => Seen::now(self.host_report(node)),
             (Power::Absent, _) => Seen::now(HostReport {
                 facts: HostFacts::blank(node),
@@ -41,7 +45,7 @@ impl World {
                 "host {node}, whose machine is frozen,"
             ))),
             (Power::Off | Power::Frozen, false) => {
-                Seen::Unknown(Missing::no_answer(format!("host {node}"), "no route to it"))
+                Seen::Unknown(Missing::not_yet(format!("host {node}"), "no route to it"))
             }
         }
     }
@@ -59,6 +63,7 @@ impl World {
         let disk = &machine.disk;
         HostFacts {
             machine: Seen::now(self.hardware(node, machine)),
+            booting: Seen::now(machine.memory.boot.is_some()),
             mark: Seen::now(disk.mark.clone()),
             fencing: Seen::now(self.fencing(node)),
             sysctls: Seen::now(disk.sysctls.clone()),

@@ -14,7 +14,7 @@ use quorate_plan::{
 use super::{
     World,
     etcd::{ClusterId, EtcdCluster, HEALTH_TICKS, RaftMember, entries, id_of},
-    machine::{EtcdDisk, Pod},
+    machine::{Boot, EtcdDisk, Pod},
 };
 
 /// More ticks than anything here takes: a world that has not come to rest by then never does.
@@ -26,6 +26,7 @@ impl World {
     /// Later links of the chain from kubelet to node come first, so that each takes a tick of its own, as they do on real hosts.
     pub fn tick(&mut self) -> bool {
         let before = self.in_motion();
+        self.boots();
         self.nodes();
         self.apiservers();
         self.replicate();
@@ -53,6 +54,30 @@ impl World {
             }
         }
         panic!("the world did not come to rest within {TICKS_MAX} ticks");
+    }
+
+    /// Machines get up: first they answer, then their units run.
+    fn boots(&mut self) {
+        let booting: Vec<NodeName> = self
+            .machines
+            .iter()
+            .filter(|(_, machine)| machine.on() && machine.memory.boot.is_some())
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in booting {
+            let boot = &mut self.machine_mut(&node).memory.boot;
+            *boot = match *boot {
+                Some(Boot { silent, starting }) if silent > 0 => Some(Boot {
+                    silent: silent - 1,
+                    starting,
+                }),
+                Some(Boot { starting, .. }) if starting > 0 => Some(Boot {
+                    silent: 0,
+                    starting: starting - 1,
+                }),
+                Some(_) | None => None,
+            };
+        }
     }
 
     /// Kubelets start the static pods of manifests, and end those whose manifest is gone. Pods outlive their kubelet.

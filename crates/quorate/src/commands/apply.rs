@@ -4,13 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use quorate_exec::{
-    Journal, Recorder, Stop, StopSignal, World, identity, observe, run as run_plan,
+    Journal, Recorder, Stop, StopSignal, World, consider, identity, observe, run as run_plan,
 };
 use quorate_plan::{
-    Ensure, Event, Goal, HostEnsure, Intent, Observation, Plan,
+    Ensure, Event, Goal, HostEnsure, Intent, Observation, Plan, Planning,
     assessment::{Health, assess},
     event::Verdict,
-    plan,
+    plan::Waiting,
 };
 use tokio::time::Instant;
 
@@ -82,9 +82,10 @@ pub async fn run(
         }
     };
     let world = reach.world(&cluster, &intent).await?;
-    let mut seen = observe(&world, &intent).await;
-    let mut planning = plan(&intent, &seen);
-    if let Some(saved) = &saved {
+    let (mut seen, mut planning, mut waited) = arrived(&intent, &world, console).await?;
+    if let Some(saved) = &saved
+        && refused(&planning).is_none()
+    {
         same(&saved.plan, &planning.plan, console)?;
     }
     let name = console
@@ -106,6 +107,12 @@ pub async fn run(
         }
         if planning.plan.is_empty() && planning.waiting.is_empty() {
             console.say(format!("{name}: nothing to do"));
+            if waited {
+                seen = tokio::select! {
+                    seen = settled(&intent, &world, console) => seen,
+                    Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+                };
+            }
             return verdict(&intent, &seen, console);
         }
         if !planning.plan.is_empty()
@@ -136,18 +143,36 @@ pub async fn run(
             };
         }
         // What had to happen first has happened: what else is needed can be seen now, and is approved like the rest.
-        seen = tokio::select! {
-            seen = async {
-                match &outcome.verdict {
-                    // The run has just seen that more is needed: waiting for a cluster that is whole would be in vain.
-                    Verdict::More => observe(&world, &intent).await,
-                    _ => settled(&intent, &world, console).await,
-                }
-            } => seen,
-            Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
-        };
-        planning = plan(&intent, &seen);
+        // Where the run has just seen that more is needed, waiting for a cluster that is whole would be in vain.
+        if outcome.verdict == Verdict::Done {
+            let _whole = tokio::select! {
+                seen = settled(&intent, &world, console) => seen,
+                Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+            };
+        }
+        (seen, planning, waited) = arrived(&intent, &world, console).await?;
     }
+}
+
+/// Looks and plans, when hosts that are on their way have come, or are not expected any more. Says as well whether it waited for any.
+async fn arrived<H: quorate_exec::Hosts, I: quorate_exec::Infra>(
+    intent: &Intent,
+    world: &World<H, I>,
+    console: &mut Console,
+) -> Result<(Observation, Planning, bool), Failure> {
+    let mut waited = false;
+    let paint = console.paint_err();
+    let mut tell = |waiting: &[Waiting], at_most: Duration| {
+        waited = true;
+        for line in show::refusal::waiting(waiting, paint).lines() {
+            console.say(format!("{line} (at most {})", duration(at_most)));
+        }
+    };
+    let (seen, planning) = tokio::select! {
+        considered = consider(world, intent, &mut tell) => considered,
+        Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+    };
+    Ok((seen, planning, waited))
 }
 
 /// How long the cluster may take to become whole after the last step: pods start, nodes report, leaders are elected.

@@ -76,7 +76,10 @@ pub async fn run(
         ))?,
         Output::Text => {
             let paint = console.paint_out();
-            let text = if planning.plan.is_empty() && planning.refused.is_empty() {
+            let nothing = planning.plan.is_empty()
+                && planning.refused.is_empty()
+                && planning.waiting.is_empty();
+            let text = if nothing {
                 format!(
                     "{}: nothing to do\n",
                     paint.paint(Style::Bold, &intent.spec.name)
@@ -152,7 +155,13 @@ pub(super) fn say_rest(planning: &Planning, console: &mut Console) {
 pub(super) fn refused(planning: &Planning) -> Option<Failure> {
     let unseen = |code: RefusalCode| code == RefusalCode::Missing;
     let refused = &planning.refused;
-    if refused.is_empty() {
+    if refused.is_empty() && planning.plan.is_empty() && !planning.waiting.is_empty() {
+        // Hosts are on their way; what they need cannot be said before they tell.
+        Some(
+            Failure::silent(Exit::Unseen)
+                .hint("run it again in a while; `quorate status` shows what can be seen"),
+        )
+    } else if refused.is_empty() {
         None
     } else if refused.iter().all(|refusal| unseen(refusal.code())) {
         Some(Failure::silent(Exit::Unseen))

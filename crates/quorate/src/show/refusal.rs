@@ -1,6 +1,6 @@
 //! Refusals and what is waited for, as text: what, in numbers, and where there is more about it.
 
-use quorate_plan::{Refusal, plan::Waiting};
+use quorate_plan::{Place, Refusal, plan::Waiting};
 
 use super::harmless;
 use crate::console::{Paint, Style};
@@ -47,11 +47,10 @@ pub fn waiting(waiting: &[Waiting], paint: Paint) -> String {
     waiting
         .iter()
         .map(|one| {
-            let (on, what) = (one.on.to_string(), harmless(&one.what));
-            let what = if what.starts_with(&on) {
-                what
-            } else {
-                format!("{on}: {what}")
+            let what = harmless(&one.what);
+            let what = match &one.on {
+                Place::Host(on) if !what.starts_with(on.as_str()) => format!("{on}: {what}"),
+                Place::Host(_) | Place::Operator => what,
             };
             format!("{} {what}\n", paint.paint(Style::Warn, "waiting:"))
         })
