@@ -1,6 +1,11 @@
 //! README and guide, as somebody follows them who has read nothing else. Each case runs the blocks that name it.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -51,7 +56,13 @@ fn workplace(stage: &mut Stage) -> Result<PathBuf> {
     fs::create_dir(&directory)?;
     symlink(pages::root().join("bundle"), directory.join("bundle"))?;
     let standard = stage.directory.join("data/quorate/bundles");
-    fs::create_dir_all(&standard)?;
+    copy_bundle(stage, &standard)?;
+    Ok(directory)
+}
+
+/// The components, as those of the default version in a directory of bundles.
+fn copy_bundle(stage: &Stage, bundles: &Path) -> Result<()> {
+    fs::create_dir_all(bundles)?;
     // Links where that is possible: a bundle is a gigabyte.
     let mut copy = Command::new("sh");
     copy.args([
@@ -59,16 +70,16 @@ fn workplace(stage: &mut Stage) -> Result<PathBuf> {
         "cp -al \"$0\" \"$1\" 2>/dev/null || cp -a \"$0\" \"$1\"",
     ])
     .arg(&stage.bundle)
-    .arg(standard.join("1.35.4"));
+    .arg(bundles.join("1.35.4"));
     ensure!(
         finish(&mut copy)?.status.success(),
         "failed to copy the bundle"
     );
-    Ok(directory)
+    Ok(())
 }
 
 /// README's first command, in a clone of the last commit, twice: the second run finds everything there. The clone builds where this
-/// repository does.
+/// repository does, in a directory of its own.
 pub fn quickstart(stage: &mut Stage) -> Result<()> {
     let list = said(&stage.quorate(&["local", "list"])?);
     ensure!(
@@ -83,12 +94,16 @@ pub fn quickstart(stage: &mut Stage) -> Result<()> {
     let cloned = finish(&mut git)?;
     ensure!(cloned.status.success(), "git clone: {}", said(&cloned));
     stage.cluster("clone/demo.yaml");
+    // Builds of its own, kept between runs: those of this repository stay what they are. The components come from there.
     let target = stage
         .bundle
         .ancestors()
         .find(|path| path.join("bundles").is_dir())
         .context("the bundle lies in a target directory")?
-        .to_path_buf();
+        .join("quickstart");
+    if !target.join("bundles/1.35.4").exists() {
+        copy_bundle(stage, &target.join("bundles"))?;
+    }
     stage.set("CARGO_TARGET_DIR", target.as_os_str());
     let reading = Reading {
         words: &[],
