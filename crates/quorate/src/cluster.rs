@@ -20,6 +20,7 @@ use crate::{
     console::{Console, Style},
     exit::Exit,
     failure::Failure,
+    known::Known,
     state::{ClusterState, Directories},
 };
 
@@ -113,26 +114,26 @@ impl ClusterFile {
         bundle_path(&self.path, &self.spec, &self.directories)
     }
 
-    /// What is wanted.
+    /// What is wanted, with the masters that left the file as far as this operator knows the way to them.
     ///
     /// # Errors
-    /// When there are no components, or our own binary cannot be read.
+    /// When there are no components, or our own binary or the known masters cannot be read.
     pub fn intent(&self, goal: Goal, accepted: &[Acceptance]) -> Result<Intent, Failure> {
         let bundle = open_bundle(&self.bundle_path(), &self.spec.kubernetes)?;
         Ok(Intent {
             spec: self.spec.clone(),
             bundle: bundle_ref(&bundle),
             binary: own_binary()?.hash().to_owned(),
+            retired: Known::read(&self.state())?.retired(&self.spec, &goal),
             goal,
             accepted: BTreeSet::from_iter(accepted.iter().cloned()),
-            retired: BTreeMap::new(),
         })
     }
 
     /// As [`Self::intent`], for looking: without components when there are none.
     ///
     /// # Errors
-    /// When our own binary cannot be read.
+    /// When our own binary or the known masters cannot be read.
     pub fn intent_for_looking(&self) -> Result<Intent, Failure> {
         let bundle = match Bundle::open(&self.bundle_path()) {
             Ok(bundle) => bundle_ref(&bundle),
@@ -148,7 +149,7 @@ impl ClusterFile {
             binary: own_binary()?.hash().to_owned(),
             goal: Goal::Converge,
             accepted: BTreeSet::new(),
-            retired: BTreeMap::new(),
+            retired: Known::read(&self.state())?.retired(&self.spec, &Goal::Converge),
         })
     }
 }

@@ -53,6 +53,13 @@ impl Failure {
         failure
     }
 
+    /// With what it came of.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// With the way on.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

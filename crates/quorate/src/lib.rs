@@ -10,6 +10,7 @@ pub mod commands;
 pub mod console;
 pub mod exit;
 pub mod failure;
+pub mod known;
 pub mod reach;
 pub mod reference;
 pub mod saved;
@@ -98,6 +99,9 @@ async fn command(
         Command::Init(arguments) => commands::init::run(arguments, console),
         Command::Plan(arguments) => commands::plan::run(arguments, console, reach).await,
         Command::Apply(arguments) => commands::apply::run(arguments, console, reach).await,
+        Command::Replace(arguments) => commands::replace::run(arguments, console, reach).await,
+        Command::Remove(arguments) => commands::remove::run(arguments, console, reach).await,
+        Command::Repair(arguments) => commands::repair::run(arguments, console, reach).await,
         Command::Status(arguments) => commands::status::run(arguments, console, reach).await,
         Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, console).await,
         Command::Destroy(arguments) => commands::destroy::run(arguments, console).await,

@@ -1,6 +1,6 @@
 //! How a command reaches a cluster: the seam that lets scripts run against a cluster in memory. For processes it is [`Ssh`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use quorate_exec::{
     Control, Hosts, Infra, LocalMachines, Machines, SshAccess, SshHosts, SshSettings, Way, World,
@@ -8,7 +8,7 @@ use quorate_exec::{
 };
 use quorate_local::Local;
 use quorate_plan::{
-    Intent, NodeName,
+    Acceptance, Goal, Intent, NodeName,
     spec::{Machine, Provider},
 };
 
@@ -46,6 +46,17 @@ pub trait Reach {
         Ok(Vec::new())
     }
 
+    /// Masters that run and that the cluster file does not name, as the provider of the machines tells: more than this operator may know of.
+    ///
+    /// # Errors
+    /// When the provider does not tell.
+    async fn inventory(
+        &self,
+        _cluster: &ClusterFile,
+    ) -> Result<BTreeMap<NodeName, Machine>, Failure> {
+        Ok(BTreeMap::new())
+    }
+
     /// The world of a cluster. Nothing is asked of any host yet.
     ///
     /// # Errors
@@ -60,6 +71,23 @@ pub trait Reach {
 /// Real hosts over the user's `ssh`.
 #[derive(Clone, Copy, Debug)]
 pub struct Ssh;
+
+/// What is wanted of a cluster, with the masters that left its file: those that this operator knows, and those that its provider does.
+///
+/// # Errors
+/// As [`ClusterFile::intent`], and when the provider does not tell.
+pub async fn wanted(
+    cluster: &ClusterFile,
+    goal: Goal,
+    accepted: &[Acceptance],
+    reach: &impl Reach,
+) -> Result<Intent, Failure> {
+    let mut intent = cluster.intent(goal, accepted)?;
+    for (node, machine) in reach.inventory(cluster).await? {
+        intent.retired.entry(node).or_insert(machine);
+    }
+    Ok(intent)
+}
 
 impl Reach for Ssh {
     type Hosts = SshHosts;
@@ -81,6 +109,16 @@ impl Reach for Ssh {
         }
     }
 
+    async fn inventory(
+        &self,
+        cluster: &ClusterFile,
+    ) -> Result<BTreeMap<NodeName, Machine>, Failure> {
+        match cluster.spec.provider {
+            Provider::Local { .. } => running_locally(cluster).await,
+            Provider::Ssh => Ok(BTreeMap::new()),
+        }
+    }
+
     async fn world(
         &self,
         cluster: &ClusterFile,
@@ -94,7 +132,7 @@ impl Reach for Ssh {
                     .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
                 (machines.ways(), Machines::Local(Box::new(machines)))
             }
-            Provider::Ssh => (given_ways(cluster), Machines::Given),
+            Provider::Ssh => (given_ways(cluster, intent), Machines::Given),
         };
         let settings = SshSettings {
             control: Control::new(cluster.directories.sockets()),
@@ -116,12 +154,49 @@ pub fn local() -> Result<Local, Failure> {
     Local::from_env(None).map_err(|error| Failure::from_error(Exit::Usage, &error))
 }
 
-fn given_ways(cluster: &ClusterFile) -> BTreeMap<NodeName, Way> {
-    cluster
-        .spec
+fn given_ways(cluster: &ClusterFile, intent: &Intent) -> BTreeMap<NodeName, Way> {
+    intent
         .machines()
         .map(|(node, machine, _)| (node.clone(), given(cluster, machine).into()))
         .collect()
+}
+
+/// Local hosts that are called as Quorate calls masters, run, and are not in the file. One that is off was taken out of the cluster and
+/// kept, or is a member that died: then this operator, who made it one, knows it.
+async fn running_locally(cluster: &ClusterFile) -> Result<BTreeMap<NodeName, Machine>, Failure> {
+    let name = cluster.spec.name.as_str();
+    let name = name
+        .parse()
+        .map_err(|error: quorate_local::BadName| Failure::from_error(Exit::Usage, &error))?;
+    let hosts = match local()?.open(&name) {
+        Ok(local) => local.hosts().await,
+        Err(quorate_local::Error::NoSuchCluster { .. }) => return Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| Failure::from_error(Exit::Unseen, &error))?;
+    Ok(hosts
+        .into_iter()
+        .filter(|host| host.power != quorate_local::Power::Off)
+        .filter_map(|host| {
+            let node: NodeName = host.name.as_str().parse().ok()?;
+            let number = node.as_str().strip_prefix("cp-")?;
+            let left = number.bytes().all(|b| b.is_ascii_digit())
+                && cluster.spec.machines().all(|(named, machine, _)| {
+                    *named != node && machine.address != IpAddr::V4(host.address)
+                });
+            let machine = Machine {
+                address: host.address.into(),
+                zone: None,
+                ssh: quorate_plan::spec::Ssh {
+                    user: "root".into(),
+                    port: 22,
+                    identity: None,
+                    sudo: false,
+                },
+            };
+            left.then_some((node, machine))
+        })
+        .collect())
 }
 
 /// The way into a host, to run something there besides what [`Hosts`] offers.

@@ -94,6 +94,11 @@ impl ClusterState {
         self.root.join("runs")
     }
 
+    /// Masters it has or had, and the ways to them.
+    pub fn masters(&self) -> PathBuf {
+        self.root.join("masters.json")
+    }
+
     /// Makes the directory where it is missing.
     ///
     /// # Errors

@@ -48,7 +48,8 @@ pub async fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Fai
     let name = local::name_of(&cluster)?;
     // While the keys are there: connections to hosts that are gone would be found by the next cluster of the same addresses.
     close_connections(&cluster).await;
-    local::destroy(&reach::local()?, &name, arguments.yes, console).await
+    let directories = &cluster.directories;
+    local::destroy(&reach::local()?, &name, directories, arguments.yes, console).await
 }
 
 async fn close_connections(cluster: &ClusterFile) {

@@ -13,6 +13,7 @@ use crate::{
     console::Console,
     exit::Exit,
     failure::Failure,
+    known::Known,
     reach,
     show::{counted, json, table::Table},
     state::Directories,
@@ -26,7 +27,8 @@ Examples:
   quorate local ssh cp-1 -- journalctl -u kubelet -n 50
   quorate local power-off cp-2              an abrupt stop; the disk cache of this machine is kept
   quorate local cut cp-1 cp-2               no packet passes between the two
-  quorate local mend                        every cut ends")]
+  quorate local mend                        every cut ends
+  quorate local destroy cp-4                one host, with its disks, that left the cluster")]
 pub enum Command {
     /// List all local hosts of this machine.
     List(OutputArgument),
@@ -44,7 +46,9 @@ pub enum Command {
     Cut(CutArguments),
     /// End cuts: all, those of a host, or those between two.
     Mend(MendArguments),
-    /// Remove a cluster's hosts with their disks. Also what is left of a half-made or half-removed one.
+    /// Remove hosts with their disks: one, or all of a cluster. Also what is left of half-made or half-removed ones.
+    ///
+    /// A host that left the cluster file is stopped and kept until this.
     Destroy(DestroyArguments),
 }
 
@@ -98,11 +102,14 @@ pub struct MendArguments {
     file: FileArgument,
 }
 
-/// Which cluster.
+/// Which host, or which cluster.
 #[derive(Debug, Args)]
 pub struct DestroyArguments {
+    /// The host. Default: all of the cluster.
+    host: Option<HostName>,
     /// The cluster, by name instead of by file.
-    name: Option<quorate_local::ClusterName>,
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<quorate_local::ClusterName>,
     #[command(flatten)]
     file: FileArgument,
     /// Do not ask.
@@ -158,17 +165,59 @@ pub async fn run(command: &Command, console: &mut Console) -> Result<(), Failure
             mend(&open(&local, &arguments.file, console)?, arguments, console).await
         }
         Command::Destroy(arguments) => {
-            let name = match &arguments.name {
-                Some(name) => name.clone(),
-                None => name_of(&ClusterFile::read(
-                    &arguments.file.file,
-                    Directories::of_process()?,
-                    console,
-                )?)?,
+            let directories = Directories::of_process()?;
+            let (name, wanted) = match &arguments.cluster {
+                Some(name) => (name.clone(), false),
+                None => {
+                    let file = &arguments.file.file;
+                    let cluster = ClusterFile::read(file, directories.clone(), console)?;
+                    let wanted = |host: &HostName| {
+                        let mut machines = cluster.spec.machines();
+                        machines.any(|(node, ..)| node.as_str() == host.as_str())
+                    };
+                    (
+                        name_of(&cluster)?,
+                        arguments.host.as_ref().is_some_and(wanted),
+                    )
+                }
             };
-            destroy(&local, &name, arguments.yes, console).await
+            match &arguments.host {
+                None => destroy(&local, &name, &directories, arguments.yes, console).await,
+                Some(host) => {
+                    if wanted {
+                        console.warn(format!(
+                            "the cluster file names {host}: to the cluster this is the loss of a machine, and `quorate apply` makes a blank one in its place"
+                        ));
+                    }
+                    let cluster = local.open(&name).map_err(failed)?;
+                    destroy_host(&cluster, host, arguments.yes, console).await
+                }
+            }
         }
     }
+}
+
+/// Removes one host, after its name was typed.
+async fn destroy_host(
+    cluster: &Cluster,
+    host: &HostName,
+    yes: bool,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    // One that is not there is a mistake of whoever typed the name.
+    cluster.spec(host).map_err(failed)?;
+    if !yes {
+        console.say(format!(
+            "The local host {host} of `{}` and everything on its disks will be gone.",
+            cluster.name()
+        ));
+        if !console.confirm("Destroy it", host.as_str(), "say --yes in scripts")? {
+            return Err(Failure::usage("nothing was destroyed"));
+        }
+    }
+    cluster.destroy_host(host).await.map_err(failed)?;
+    console.say(format!("{host} is gone."));
+    Ok(())
 }
 
 /// The name local hosts know a cluster by.
@@ -310,6 +359,7 @@ async fn mend(
 pub(super) async fn destroy(
     local: &Local,
     name: &quorate_local::ClusterName,
+    directories: &Directories,
     yes: bool,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -322,6 +372,9 @@ pub(super) async fn destroy(
         }
     }
     let destroyed = local.destroy(name).await.map_err(failed)?;
+    if let Ok(name) = name.as_str().parse() {
+        Known::forget(&directories.cluster(&name))?;
+    }
     if destroyed.existed {
         console.say(format!("The local hosts of `{name}` are gone."));
     } else {

@@ -1,9 +1,9 @@
 //! `quorate lock`: which operation is in force on the hosts, and how to end one whose operator is gone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
-use quorate_exec::{Hosts as _, observe};
+use quorate_exec::{Hosts as _, identity, observe};
 use quorate_plan::{NodeName, Observation, observation::Fencing};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::{
     exit::Exit,
     failure::Failure,
     reach::Reach,
-    show::{counted, harmless, json, table::Table},
+    show::{counted, duration, harmless, json, table::Table},
 };
 
 /// Which operation is in force on the hosts.
@@ -104,7 +104,7 @@ async fn show(
             },
         ))?,
         Output::Text => {
-            let mut table = Table::new(["HOST", "TOKEN", "VERB", "BY", "CONNECTED"]);
+            let mut table = Table::new(["HOST", "TOKEN", "VERB", "BY", "SINCE", "CONNECTED"]);
             for (node, fencing) in &hosts {
                 let row = match fencing {
                     Ok(fencing) => {
@@ -115,6 +115,7 @@ async fn show(
                             fencing.highest.to_string(),
                             claim.map_or_else(dash, |claim| claim.intent.goal.to_string()),
                             claim.map_or_else(dash, |claim| harmless(&claim.operator.to_string())),
+                            claim.map_or_else(dash, |claim| ago(claim.since)),
                             claim.map_or_else(dash, |_| {
                                 if fencing.connected { "yes" } else { "no" }.to_owned()
                             }),
@@ -124,6 +125,7 @@ async fn show(
                         node.to_string(),
                         "?".to_owned(),
                         missing.clone(),
+                        String::new(),
                         String::new(),
                         String::new(),
                     ],
@@ -137,6 +139,15 @@ async fn show(
         return Err(Failure::silent(Exit::Unseen));
     }
     Ok(())
+}
+
+/// How long ago an operation began, by the clocks of whoever began it and of this machine.
+fn ago(since: u64) -> String {
+    let now = identity::now_ms() / 1000;
+    match now.checked_sub(since) {
+        Some(seconds) => format!("{} ago", duration(Duration::from_secs(seconds))),
+        None => "in the future, by its operator's clock".to_owned(),
+    }
 }
 
 async fn break_it(
@@ -177,9 +188,10 @@ async fn break_it(
     let claim = first.claim.as_ref().expect("only claimed hosts are held");
     let nodes: Vec<String> = held.iter().map(|(node, _)| node.to_string()).collect();
     console.say(format!(
-        "`{}` by {} is in force on {}.",
+        "`{}` by {}, begun {}, is in force on {}.",
         claim.intent.goal,
         harmless(&claim.operator.to_string()),
+        ago(claim.since),
         nodes.join(", ")
     ));
     console.say("Two operators at once is how clusters die: make sure that this one is gone.");

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quorate_exec::observe;
-use quorate_plan::{Ensure, Goal, InfraEnsure, Plan, Planning, plan, refusal::RefusalCode};
+use quorate_plan::{Ensure, Goal, InfraEnsure, Intent, Plan, Planning, refusal::RefusalCode};
 use serde::Serialize;
 
+use super::carry_out::{Considered, arrived};
 use crate::{
     args::{AcceptArgument, FileArgument, Output, OutputArgument},
     cluster::ClusterFile,
     console::{Console, Style},
     exit::Exit,
     failure::Failure,
-    reach::Reach,
+    reach::{Reach, wanted},
     saved::SavedPlan,
     show::{self, json},
 };
@@ -33,15 +33,22 @@ pub struct Arguments {
     #[command(flatten)]
     file: FileArgument,
     #[command(flatten)]
-    output: OutputArgument,
-    /// Save the plan, for `quorate apply FILE`.
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Show every setting that would be made.
-    #[arg(short, long)]
-    verbose: bool,
+    how: How,
     #[command(flatten)]
     accept: AcceptArgument,
+}
+
+/// How a plan is written.
+#[derive(Debug, Args)]
+pub(super) struct How {
+    #[command(flatten)]
+    pub(super) output: OutputArgument,
+    /// Save the plan, for `quorate apply FILE`.
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+    /// Show every setting that would be made.
+    #[arg(short, long)]
+    pub(super) verbose: bool,
 }
 
 #[derive(Serialize)]
@@ -62,16 +69,38 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
     cluster.say_warnings(console);
-    let intent = cluster.intent(Goal::Converge, &arguments.accept.accept)?;
+    let intent = wanted(&cluster, Goal::Converge, &arguments.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
-    let seen = observe(&world, &intent).await;
-    let planning = plan(&intent, &seen);
-    match arguments.output.output {
+    let considered = arrived(&intent, &world, console).await?;
+    show(
+        &cluster,
+        &intent,
+        &considered,
+        &arguments.how,
+        console,
+        reach,
+    )
+    .await
+}
+
+/// Prints a plan, and saves it where that was asked for.
+///
+/// # Errors
+/// When something is refused or was not seen, after it was printed, or the plan cannot be saved.
+pub(super) async fn show(
+    cluster: &ClusterFile,
+    intent: &Intent,
+    Considered { seen, planning, .. }: &Considered,
+    how: &How,
+    console: &mut Console,
+    reach: &impl Reach,
+) -> Result<(), Failure> {
+    match how.output.output {
         Output::Json => console.data(&json::text(
             "Plan",
             &Object {
                 cluster: intent.spec.name.to_string(),
-                planning: &planning,
+                planning,
             },
         ))?,
         Output::Text => {
@@ -89,7 +118,7 @@ pub async fn run(
             } else {
                 format!(
                     "{}\n{}: {}\n",
-                    show::plan::text(&planning.plan, &seen, arguments.verbose, paint),
+                    show::plan::text(&planning.plan, seen, how.verbose, paint),
                     paint.paint(Style::Bold, &intent.spec.name),
                     show::plan::size(&planning.plan)
                 )
@@ -97,17 +126,17 @@ pub async fn run(
             console.data(&text)?;
         }
     }
-    say_changes_here(&planning.plan, &cluster, console, reach).await?;
-    say_rest(&planning, console);
-    if let Some(failure) = refused(&planning) {
-        cluster.hint_at_trust(&seen, console);
+    say_changes_here(&planning.plan, cluster, console, reach).await?;
+    say_rest(planning, console);
+    if let Some(failure) = refused(planning) {
+        cluster.hint_at_trust(seen, console);
         return Err(failure);
     }
-    if let Some(out) = &arguments.out {
+    if let Some(out) = &how.out {
         if planning.plan.is_empty() {
             console.warn("there is nothing to do, so no plan was saved");
         } else {
-            SavedPlan::new(&cluster, &intent, &planning.plan).write(out)?;
+            SavedPlan::new(cluster, intent, &planning.plan).write(out)?;
             console.say(format!("Saved. Next: `quorate apply {}`", out.display()));
         }
     }

@@ -1,0 +1,421 @@
+//! What all verbs that change a cluster have in common: the plan is shown, asked for once, driven, and the cluster judged by what is seen in
+//! the end. Start at [`carry_out`].
+
+use std::time::Duration;
+
+use quorate_exec::{
+    Hosts, Infra, Journal, Recorder, Stop, StopSignal, World, consider, identity, observe,
+    run as run_plan,
+};
+use quorate_plan::{
+    Ensure, Event, HostEnsure, Intent, Observation, Plan, Planning,
+    assessment::{Health, assess},
+    event::Verdict,
+    plan::Waiting,
+};
+use tokio::time::Instant;
+
+use super::plan::{refused, say_changes_here, say_rest};
+use crate::{
+    cluster::ClusterFile,
+    console::{Console, Style},
+    exit::Exit,
+    failure::Failure,
+    known::Known,
+    reach::Reach,
+    show::{
+        self, assessment,
+        bundle::Parts,
+        counted, duration,
+        progress::{Between, Progress},
+    },
+};
+
+/// Before anything is looked at: whoever forgot --yes in a script should not have to wait to be told.
+///
+/// # Errors
+/// When there is nobody to ask.
+pub(super) fn somebody_to_ask(
+    yes: bool,
+    verb: &str,
+    instead: &str,
+    console: &Console,
+) -> Result<(), Failure> {
+    if yes || console.terminal.stdin {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{verb} asks before it does anything, and there is no terminal to ask on"
+    ))
+    .hint(format!(
+        "say --yes in scripts; `{instead}` shows what it would do"
+    )))
+}
+
+/// What a verb is about.
+pub(super) struct Carried<'a> {
+    pub(super) cluster: &'a ClusterFile,
+    pub(super) intent: &'a Intent,
+    /// Do not ask.
+    pub(super) yes: bool,
+}
+
+/// What was seen and planned when hosts that were on their way had come.
+pub(super) struct Considered {
+    pub(super) seen: Observation,
+    pub(super) planning: Planning,
+    /// Something was waited for: what has just come may need a moment to be whole.
+    waited: bool,
+}
+
+/// Looks and plans, when hosts that are on their way have come, or are not expected any more.
+///
+/// # Errors
+/// When the operator interrupts it.
+pub(super) async fn arrived<H: Hosts, I: Infra>(
+    intent: &Intent,
+    world: &World<H, I>,
+    console: &mut Console,
+) -> Result<Considered, Failure> {
+    let mut waited = false;
+    let paint = console.paint_err();
+    let mut tell = |waiting: &[Waiting], at_most: Duration| {
+        waited = true;
+        for line in show::refusal::waiting(waiting, paint).lines() {
+            console.say(format!("{line} (at most {})", duration(at_most)));
+        }
+    };
+    let (seen, planning) = tokio::select! {
+        considered = consider(world, intent, &mut tell) => considered,
+        Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+    };
+    Ok(Considered {
+        seen,
+        planning,
+        waited,
+    })
+}
+
+/// Shows the plan, asks once, does it, and says how the cluster is afterwards.
+///
+/// # Errors
+/// When it was not done, or the cluster is not healthy afterwards.
+pub(super) async fn carry_out<H: Hosts, I: Infra>(
+    carried: &Carried<'_>,
+    world: &World<H, I>,
+    considered: Considered,
+    console: &mut Console,
+    reach: &impl Reach,
+) -> Result<(), Failure> {
+    let Carried {
+        cluster,
+        intent,
+        yes,
+    } = *carried;
+    let Considered {
+        mut seen,
+        mut planning,
+        mut waited,
+    } = considered;
+    let name = console
+        .paint_err()
+        .paint(Style::Bold, &intent.spec.name)
+        .to_string();
+    let mut acted = false;
+    loop {
+        if !planning.plan.is_empty() {
+            let paint = console.paint_err();
+            console.ask(show::plan::text(&planning.plan, &seen, false, paint));
+            console.say(format!("\n{name}: {}", show::plan::size(&planning.plan)));
+            say_changes_here(&planning.plan, cluster, console, reach).await?;
+        }
+        say_rest(&planning, console);
+        if let Some(failure) = refused(&planning) {
+            cluster.hint_at_trust(&seen, console);
+            return Err(failure);
+        }
+        if planning.plan.is_empty() && planning.waiting.is_empty() {
+            console.say(format!("{name}: nothing to do"));
+            if waited {
+                seen = tokio::select! {
+                    seen = settled(intent, world, console) => seen,
+                    Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+                };
+            }
+            reached(cluster, intent, &seen, console)?;
+            return verdict(intent, &seen, console);
+        }
+        if !planning.plan.is_empty()
+            && !yes
+            && !console.confirm("Do this", "yes", "say --yes in scripts")?
+        {
+            return Err(Failure::usage(if acted {
+                "nothing more was done"
+            } else {
+                "nothing was done"
+            }));
+        }
+        whole_components(cluster, &planning.plan, console)?;
+        begun(cluster, intent)?;
+        acted = true;
+        let outcome = drive(cluster, intent, world, &planning.plan, console).await?;
+        let goes_on = match &outcome.verdict {
+            Verdict::More => true,
+            Verdict::Done => !planning.waiting.is_empty(),
+            Verdict::Refused { .. }
+            | Verdict::Failed { .. }
+            | Verdict::Unseen { .. }
+            | Verdict::Stopped { .. } => false,
+        };
+        if !goes_on {
+            return tokio::select! {
+                ended = end(outcome, cluster, intent, world, console) => ended,
+                Ok(()) = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
+            };
+        }
+        // What had to happen first has happened: what else is needed can be seen now, and is approved like the rest.
+        // Where the run has just seen that more is needed, waiting for a cluster that is whole would be in vain.
+        if outcome.verdict == Verdict::Done {
+            let _whole = tokio::select! {
+                seen = settled(intent, world, console) => seen,
+                Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+            };
+        }
+        Considered {
+            seen,
+            planning,
+            waited,
+        } = arrived(intent, world, console).await?;
+    }
+}
+
+/// Whatever becomes of the run, the ways to the hosts that it is about stay known.
+fn begun(cluster: &ClusterFile, intent: &Intent) -> Result<(), Failure> {
+    let state = cluster.state();
+    let mut known = Known::read(&state)?;
+    known.begin(intent);
+    known.write(&state)
+}
+
+/// The goal was reached: hosts that were reset are forgotten, and those that nobody could reset are named.
+fn reached(
+    cluster: &ClusterFile,
+    intent: &Intent,
+    seen: &Observation,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let state = cluster.state();
+    let mut known = Known::read(&state)?;
+    let before = known.clone();
+    known.begin(intent);
+    known.end(intent, seen);
+    if known != before {
+        known.write(&state)?;
+    }
+    for node in known
+        .left()
+        .filter(|node| intent.retired.contains_key(node))
+    {
+        console.warn(format!(
+            "{node} does not answer, so it was not reset: when it is back, `quorate repair -f {}` does it",
+            cluster.path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// How long the cluster may take to become whole after the last step: pods start, nodes report, leaders are elected.
+const SETTLE_MAX: Duration = Duration::from_secs(180);
+
+/// Looks until the cluster is healthy, and for a bounded time; says what it waits for. Returns the last look.
+async fn settled<H: Hosts, I: Infra>(
+    intent: &Intent,
+    world: &World<H, I>,
+    console: &mut Console,
+) -> Observation {
+    let began = Instant::now();
+    let mut said = String::new();
+    loop {
+        let seen = observe(world, intent).await;
+        let judged = assess(intent, &seen);
+        if judged.health == Health::Healthy || began.elapsed() > SETTLE_MAX {
+            return seen;
+        }
+        let first = judged
+            .problems
+            .first()
+            .map(|problem| format!("{}: {}", problem.on, problem.what))
+            .or_else(|| judged.unseen.first().map(ToString::to_string))
+            .unwrap_or_default();
+        if first != said {
+            console.say(format!("waiting: {}", show::harmless(&first)));
+            said = first;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Lines of difference that are shown: more say nothing more.
+pub(super) const DIFFERENCES_MAX: usize = 16;
+
+/// Components that are to be brought to hosts are what their manifest says: every host would find out, after it was changed for them.
+///
+/// # Errors
+/// When they are not: nothing was done yet.
+fn whole_components(cluster: &ClusterFile, plan: &Plan, console: &Console) -> Result<(), Failure> {
+    let brought = plan
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .any(|step| matches!(step.ensure, Ensure::Host(HostEnsure::Bundle { .. })));
+    if !brought {
+        return Ok(());
+    }
+    let path = cluster.bundle_path();
+    let mut parts = Parts::new(console);
+    let compared = quorate_bundle::verify(&path, &mut |progress| parts.count(&progress));
+    parts.end();
+    let differences = compared.map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let mut failure = Failure::usage(format!(
+        "the components in `{}` are not what their manifest says: nothing was done",
+        path.display()
+    ));
+    failure.causes = differences
+        .iter()
+        .take(DIFFERENCES_MAX)
+        .map(ToString::to_string)
+        .collect();
+    Err(failure.hint(format!(
+        "`quorate bundle verify {}` shows all; build or fetch them again: files that are right are kept",
+        path.display()
+    )))
+}
+
+/// How a run ended.
+struct Outcome {
+    verdict: Verdict,
+    run: String,
+    /// What stopped it was the operator, not a journal that could not be written.
+    interrupted: bool,
+}
+
+/// Runs a plan: journal, progress, and Ctrl-C.
+async fn drive<H: Hosts, I: Infra>(
+    cluster: &ClusterFile,
+    intent: &Intent,
+    world: &World<H, I>,
+    plan: &Plan,
+    console: &mut Console,
+) -> Result<Outcome, Failure> {
+    let state = cluster.state();
+    state.make()?;
+    let run = identity::new_run_id();
+    let journal = Journal::open(&state.runs(), &run)
+        .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
+    let stop = StopSignal::new();
+    let mut recorder = Recorder::new(journal, stop.clone());
+    let mut progress = Progress::new(console, plan.stages.len());
+    let operator = identity::operator(&run);
+    let interrupt = tokio::spawn(interrupted(stop.clone(), progress.voice()));
+    let mut emit = |event: Event| {
+        recorder.record(&event);
+        progress.show(&event);
+    };
+    let verdict = run_plan(plan, intent, world, &operator, &stop, &mut emit).await;
+    interrupt.abort();
+    progress.end();
+    let took = duration(progress.elapsed());
+    if progress.steps() > 0 {
+        console.say(format!("{} in {took}", counted(progress.steps(), "step")));
+    }
+    if let Some(error) = recorder.error() {
+        console.failure(&Failure::from_error(Exit::Unexpected, error));
+    }
+    Ok(Outcome {
+        verdict,
+        run,
+        interrupted: recorder.error().is_none(),
+    })
+}
+
+/// Ctrl-C: once to stop where the cluster may rest, twice to stop at once.
+async fn interrupted(stop: StopSignal, voice: Between) {
+    let mut before = false;
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if before {
+            voice.say("Stopping now. Hosts finish the action they are at.");
+            stop.ask(Stop::Now);
+        } else {
+            voice.say("Stopping at the next safe point. Ctrl-C again stops at once.");
+            stop.ask(Stop::AtSafePoint);
+        }
+        before = true;
+    }
+}
+
+/// Says how it ended, and judges the cluster.
+async fn end<H: Hosts, I: Infra>(
+    outcome: Outcome,
+    cluster: &ClusterFile,
+    intent: &Intent,
+    world: &World<H, I>,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let paint = console.paint_err();
+    let again = format!(
+        "run the same command again to go on; `quorate journal explain {}`",
+        outcome.run
+    );
+    match outcome.verdict {
+        Verdict::Done | Verdict::More => {
+            let seen = settled(intent, world, console).await;
+            reached(cluster, intent, &seen, console)?;
+            verdict(intent, &seen, console)
+        }
+        Verdict::Refused { refusals } => {
+            console.ask(show::refusal::all(&refusals, paint));
+            Err(Failure::silent(Exit::Refused).hint(format!(
+                "what was done before it stands; `quorate status -f {}`",
+                cluster.path.display()
+            )))
+        }
+        Verdict::Failed { step, error } => Err(Failure::new(
+            Exit::StepFailed,
+            format!(
+                "{}: {}: {}",
+                show::plan::where_of(&step),
+                show::plan::what_of(&step),
+                show::harmless(&error)
+            ),
+        )
+        .hint(again)),
+        Verdict::Unseen { missing } => {
+            let mut failure = Failure::new(Exit::Unseen, "it could not be seen whether it is done");
+            failure.causes = missing.iter().map(|one| show::harmless(one)).collect();
+            Err(failure.hint(again))
+        }
+        Verdict::Stopped { left } => {
+            let exit = if outcome.interrupted {
+                Exit::Interrupted
+            } else {
+                Exit::Unexpected
+            };
+            Err(Failure::new(exit, format!("stopped, {} left", counted(left, "step"))).hint(again))
+        }
+    }
+}
+
+/// The cluster as it is now, and the exit code that says so.
+fn verdict(intent: &Intent, seen: &Observation, console: &mut Console) -> Result<(), Failure> {
+    let judged = assess(intent, seen);
+    let paint = console.paint_out();
+    console.data(&assessment::verdict(intent, &judged, paint))?;
+    console.data(&assessment::trouble(&judged, paint))?;
+    match assessment::exit(judged.health) {
+        Exit::Done => Ok(()),
+        exit => Err(Failure::silent(exit)),
+    }
+}
