@@ -6,11 +6,13 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use quorate::{
@@ -22,7 +24,11 @@ use quorate::{
     state::Directories,
 };
 use quorate_exec::World as Seams;
-use quorate_plan::{Intent, spec};
+use quorate_plan::{
+    Intent, NodeName,
+    observation::Power,
+    spec::{self, Machine},
+};
 use quorate_testkit::{
     World,
     fixture::{node, operator},
@@ -56,6 +62,8 @@ struct Lab {
     directory: PathBuf,
     shared: Shared,
     runs: Cell<u32>,
+    /// Masters that there are machines for.
+    masters: BTreeMap<NodeName, Machine>,
 }
 
 impl Reach for &Lab {
@@ -64,6 +72,23 @@ impl Reach for &Lab {
 
     fn directories(&self) -> Result<Directories, Failure> {
         Ok(Directories::below(&self.directory))
+    }
+
+    async fn inventory(
+        &self,
+        cluster: &ClusterFile,
+    ) -> Result<BTreeMap<NodeName, Machine>, Failure> {
+        let powers = self.shared.change(|world| world.infra());
+        let runs = |node: &NodeName| {
+            let view = powers.get(node).and_then(|view| view.get().ok());
+            view.is_some_and(|view| view.power == Power::Running)
+        };
+        Ok(self
+            .masters
+            .iter()
+            .filter(|(node, _)| cluster.spec.machine(node).is_none() && runs(node))
+            .map(|(node, machine)| (node.clone(), machine.clone()))
+            .collect())
     }
 
     async fn world(
@@ -120,11 +145,17 @@ async fn tell(story: &str) -> String {
         fs::write(directory.join(name), text).unwrap();
     }
     write_bundle(&directory.join("bundle"));
-    let (spec, _) = spec::parse(file, "cluster.yaml").unwrap();
+    // Machines for masters that may be named later, not made yet.
+    let (spec, _) = spec::parse(&file.replace("count: 3", "count: 5"), "cluster.yaml").unwrap();
     let lab = Lab {
         directory,
         shared: Shared::new(World::new(&spec)),
         runs: Cell::new(0),
+        masters: if spec.local() {
+            spec.control_plane
+        } else {
+            BTreeMap::new()
+        },
     };
     let lab = Rc::new(lab);
     let mut typed = String::new();
@@ -180,6 +211,9 @@ async fn happen(lab: &Lab, what: &str) {
             lab.shared.change(|world| world.know(&spec));
         }
         ["rest"] => lab.shared.rest().await,
+        ["wait", seconds] => {
+            tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
+        }
         ["apply"] => {
             let seen = run(lab, "quorate apply --yes -f @/demo.yaml", String::new()).await;
             assert!(seen.starts_with("[exit 0]"), "{seen}");
