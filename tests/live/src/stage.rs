@@ -85,9 +85,9 @@ pub fn perform(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Result<
     }
     ENDING.store(false, Ordering::SeqCst);
     for name in std::mem::take(&mut stage.bare) {
-        let destroyed = stage.quorate(&["local", "destroy", &name, "--yes"]);
+        let destroyed = stage.quorate(&["local", "destroy", "--cluster", &name, "--yes"]);
         stage.check(
-            &format!("`quorate local destroy {name}` succeeds"),
+            &format!("`quorate local destroy --cluster {name}` succeeds"),
             destroyed.is_ok_and(|output| output.status.success()),
         );
     }
