@@ -305,6 +305,7 @@ fn kind(unified: bool, status: &str, swaps: &str) -> MachineKind {
         oom_score_adjustable: effective & (1 << SYS_RESOURCE) != 0,
         // The first line is a heading.
         swap: swaps.lines().count() > 1,
+        shared_disk: true,
     }
 }
 
@@ -320,7 +321,8 @@ mod tests {
             MachineKind {
                 cgroup: Cgroup::V1,
                 oom_score_adjustable: false,
-                swap: false
+                swap: false,
+                shared_disk: true
             }
         );
         assert_eq!(
@@ -332,7 +334,8 @@ mod tests {
             MachineKind {
                 cgroup: Cgroup::V2,
                 oom_score_adjustable: true,
-                swap: true
+                swap: true,
+                shared_disk: true
             }
         );
         kind_of_this_machine().unwrap();

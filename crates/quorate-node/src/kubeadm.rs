@@ -207,6 +207,7 @@ pub(crate) mod tests {
                 cgroup: Cgroup::V2,
                 oom_score_adjustable: true,
                 swap: false,
+                shared_disk: false,
             },
         }
     }

@@ -181,6 +181,14 @@ impl ClusterSettings {
         if self.kind.swap {
             out.push_str("failSwapOn: false\n");
         }
+        if self.kind.shared_disk {
+            // The kubelet's own limits are shares of the disk, 10 % and 15 %: of a large disk that others fill, dozens of gigabytes are
+            // left when it takes its node out of use. Images are not in any registry to be pulled from again: none is removed.
+            out.push_str(
+                "evictionHard:\n  imagefs.available: 1Gi\n  memory.available: 100Mi\n  nodefs.available: 1Gi\n  \
+                 nodefs.inodesFree: \"1000\"\nimageGCHighThresholdPercent: 100\n",
+            );
+        }
         out
     }
 

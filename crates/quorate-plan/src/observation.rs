@@ -527,6 +527,8 @@ pub struct MachineKind {
     pub oom_score_adjustable: bool,
     /// Whether swap is in use.
     pub swap: bool,
+    /// The disk under it is not its own: how full that is in percent says nothing about what is left for it.
+    pub shared_disk: bool,
 }
 
 impl HostFacts {

@@ -62,6 +62,7 @@ fn power(power: Power) -> Seen<InfraView> {
             cgroup: quorate_plan::observation::Cgroup::V2,
             oom_score_adjustable: true,
             swap: false,
+            shared_disk: false,
         },
     })
 }

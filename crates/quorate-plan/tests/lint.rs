@@ -29,6 +29,7 @@ fn settings() -> ClusterSettings {
             cgroup: Cgroup::V2,
             oom_score_adjustable: true,
             swap: false,
+            shared_disk: false,
         },
     }
 }

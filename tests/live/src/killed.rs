@@ -27,25 +27,24 @@ struct Place {
     after: Duration,
 }
 
+impl Place {
+    const fn new(event: &'static str, after_ms: u64) -> Self {
+        Self {
+            event,
+            after: Duration::from_millis(after_ms),
+        }
+    }
+}
+
 /// Before an effect, in the middle of it, when it stands, and in the middle of what comes next: met in turn, and the plan's steps drift
 /// past them.
-const PLACES: [Place; 4] = [
-    Place {
-        event: "stepStarted",
-        after: Duration::ZERO,
-    },
-    Place {
-        event: "stepStarted",
-        after: Duration::from_millis(150),
-    },
-    Place {
-        event: "stepStands",
-        after: Duration::ZERO,
-    },
-    Place {
-        event: "stepStarted",
-        after: Duration::from_millis(400),
-    },
+const PLACES: [Place; 6] = [
+    Place::new("stepStarted", 0),
+    Place::new("stepStarted", 60),
+    Place::new("stepStands", 0),
+    Place::new("stepStarted", 0),
+    Place::new("stepStarted", 150),
+    Place::new("stepStarted", 400),
 ];
 
 /// How long one run may go on without a new step.

@@ -386,6 +386,7 @@ impl Infra for &Fake {
             cgroup: Cgroup::V2,
             oom_score_adjustable: true,
             swap: false,
+            shared_disk: false,
         };
         self.power
             .borrow()

@@ -112,6 +112,7 @@ fn settings(work: &Work<'_>) -> Result<(ClusterSettings, Peer), ActionError> {
             cgroup: Cgroup::V2,
             oom_score_adjustable: true,
             swap: false,
+            shared_disk: false,
         },
     };
     Ok((settings, node))

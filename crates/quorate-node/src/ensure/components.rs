@@ -255,6 +255,7 @@ mod tests {
                 cgroup,
                 oom_score_adjustable,
                 swap: false,
+                shared_disk: false,
             },
         }
     }

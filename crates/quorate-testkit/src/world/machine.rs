@@ -88,6 +88,7 @@ impl Hardware {
             cgroup: Cgroup::V2,
             oom_score_adjustable: true,
             swap: false,
+            shared_disk: false,
         }
     }
 }

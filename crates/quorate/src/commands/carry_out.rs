@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use quorate_exec::{
-    Hosts, Infra, Journal, Recorder, Stop, StopSignal, World, consider, identity, observe,
+    Hosts, Infra, Journal, Recorder, Stop, StopSignal, World, consider, fence, identity, observe,
     run as run_plan,
 };
 use quorate_plan::{
-    Ensure, Event, HostEnsure, Intent, Observation, Plan, Planning,
+    Ensure, Event, HostEnsure, Intent, NodeName, Observation, Plan, Planning,
     assessment::{Health, assess},
     event::Verdict,
     plan::Waiting,
@@ -136,7 +136,9 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
         }
         if planning.plan.is_empty() && planning.waiting.is_empty() {
             console.say(format!("{name}: nothing to do"));
-            if waited {
+            // A run that was killed when everything stood: what it began may still be coming up, and nobody has ended it.
+            let ended = end_left_over(intent, world, &seen).await;
+            if waited || ended {
                 seen = tokio::select! {
                     seen = settled(intent, world, console) => seen,
                     Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
@@ -222,6 +224,42 @@ fn reached(
         ));
     }
     Ok(())
+}
+
+/// Ends an operation that nobody is at and of which nothing is left to do, so that it is in no other operator's way. Says whether there was
+/// one. A host that cannot be told goes on naming it: whoever comes next tells it.
+async fn end_left_over<H: Hosts, I: Infra>(
+    intent: &Intent,
+    world: &World<H, I>,
+    seen: &Observation,
+) -> bool {
+    let left: Vec<&NodeName> = seen
+        .hosts
+        .iter()
+        .filter(|(_, facts)| {
+            facts.get().is_ok_and(|facts| match facts.fencing.get() {
+                Ok(fencing) => fencing.claim.is_some() && !fencing.connected,
+                Err(_) => false,
+            })
+        })
+        .map(|(node, _)| node)
+        .collect();
+    if left.is_empty() {
+        return false;
+    }
+    let operator = identity::operator(&identity::new_run_id());
+    // Where it is somebody else's, it is left to them.
+    if let Ok(held) = fence::take(&world.hosts, seen, intent, &Plan::default(), &operator).await {
+        for node in left {
+            if let Err(error) = held.on(&world.hosts, node).await {
+                tracing::warn!(%error, "could not end what was left over");
+            }
+        }
+        for error in held.release(&world.hosts).await {
+            tracing::warn!(%error, "could not give the fence back");
+        }
+    }
+    true
 }
 
 /// How long the cluster may take to become whole after the last step: pods start, nodes report, leaders are elected.

@@ -27,6 +27,7 @@ pub(in crate::planner) fn machine_kind(
                     cgroup: machine.cgroup,
                     oom_score_adjustable: machine.oom_score_adjustable,
                     swap: machine.swap,
+                    shared_disk: false,
                 })
             }),
         };
