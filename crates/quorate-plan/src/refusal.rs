@@ -176,7 +176,7 @@ pub enum Refusal {
         /// Its ID.
         member: MemberId,
         /// What each witness says.
-        accounts: Accounts,
+        accounts: Box<Accounts>,
     },
     /// The member may still run where nobody sees it, and without it too few healthy voters are left to fence it off.
     MayStillRun {

@@ -195,7 +195,7 @@ pub(super) fn judge_remove(
             let doubt = Refusal::NotProvenDead {
                 node,
                 member: id,
-                accounts,
+                accounts: Box::new(accounts),
             };
             if !doubt.accepted(accepted) {
                 return Err(doubt);

@@ -124,7 +124,7 @@ impl Leaver {
                 let doubt = Refusal::NotProvenDead {
                     node: node.clone(),
                     member: id,
-                    accounts,
+                    accounts: Box::new(accounts),
                 };
                 if doubt.accepted(&intent.accepted) {
                     Way::Silently(Silent::Accepted)
