@@ -482,7 +482,8 @@ fn members_that_the_file_does_not_name() {
     };
     assert_eq!(
         said(&world, &one.intent()),
-        "refused (unnamed): the cluster has control plane members the cluster file does not name: cp-2, cp-3\n"
+        "refused (may-still-run): member 58522375b4adf9a7 may still run (no way to its host is known; etcd on cp-1, which leads, hears of \
+         it; its kubelet renewed its lease 0 s ago), and without it 1 of 2 voters are healthy, 2 needed\n"
     );
 }
 
