@@ -265,7 +265,7 @@ impl Case {
                 "unfit-host",
                 "cp-1",
                 "4 GiB free",
-                "--accept unfit-host=NODE",
+                "--accept unfit-host=cp-1",
             ],
         );
         self.hosts.run("cp-1", "umount -l /var/lib")?;

@@ -5,11 +5,13 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    bring_up::healthy,
     pages::{self, Reading},
     stage::{Stage, finish, said},
 };
@@ -112,7 +114,7 @@ pub fn quickstart(stage: &mut Stage) -> Result<()> {
     };
     pages::run(stage, "quickstart", &reading)?;
     let file = clone.join("demo.yaml").display().to_string();
-    stage.succeed(&["status", "-f", &file])?;
+    healthy(stage, &file, Duration::from_secs(60))?;
     let began = std::time::Instant::now();
     pages::run(stage, "quickstart", &reading)?;
     let took = began.elapsed().as_secs();
@@ -120,6 +122,5 @@ pub fn quickstart(stage: &mut Stage) -> Result<()> {
         &format!("a warm run takes less than 3 minutes: {took} s"),
         took < 180,
     );
-    stage.succeed(&["status", "-f", &file])?;
-    Ok(())
+    healthy(stage, &file, Duration::from_secs(60))
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::{
     bare::Bare,
+    bring_up::healthy,
     judge::{Api, listings, same},
     pages::{self, Reading},
     stage::{Stage, finish},
@@ -91,8 +92,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         &refused.status.code(),
         &Some(3),
     );
-    stage.succeed(&["status", "-f", &file])?;
-    Ok(())
+    healthy(stage, &file, Duration::from_secs(60))
 }
 
 /// A key pair for a user who is not root: the private half's path, the public half.
