@@ -43,9 +43,10 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Whether it gets its share of new connections.
+    /// Whether it is taken for one that serves. A suspect one is: a single late answer makes it that, new connections go elsewhere for
+    /// the moment, and whether it is dead is decided within a second.
     pub(crate) fn serves(&self) -> bool {
-        self.state == "up" && !self.drained && !self.leaving
+        matches!(self.state.as_str(), "up" | "suspect") && !self.drained && !self.leaving
     }
 }
 
@@ -113,6 +114,7 @@ pub(crate) mod tests {
     pub(crate) const STATUS: &str = r#"{"answer":"status","version":"1","backends":[
         {"name":"cp-1","address":"10.0.0.1:6443","state":"up","drained":false,"connections":7},
         {"name":"cp-2","address":"10.0.0.2:6443","state":"dead"},
+        {"name":"cp-5","address":"10.0.0.5:6443","state":"suspect"},
         {"name":"cp-4","address":"10.0.0.4:6443","state":"up","drained":true},
         {"name":"cp-3","address":"10.0.0.3:6443","state":"up","leaving":true,"connections":2}]}"#;
 
@@ -131,8 +133,8 @@ pub(crate) mod tests {
             .filter(|backend| backend.serves())
             .map(|backend| backend.name.as_str())
             .collect();
-        assert_eq!(serving, ["cp-1"]);
-        assert_eq!(told.backends[3].connections, 2);
+        assert_eq!(serving, ["cp-1", "cp-5"]);
+        assert_eq!(told.backends[4].connections, 2);
         *balancer.status.lock().unwrap() = r#"{"answer":"refused","why":"x"}"#.into();
         let err = status(&socket, soon).await.unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::InvalidData);

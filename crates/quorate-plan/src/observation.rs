@@ -461,7 +461,7 @@ pub struct Balancer {
     pub listen: SocketAddr,
     /// Its configured backends.
     pub backends: BTreeMap<NodeName, SocketAddr>,
-    /// Backends it sends new connections to, by its own account. Empty when it did not answer.
+    /// Backends that serve by its own account, those included that it only suspects for a moment. Empty when it did not answer.
     pub up: BTreeSet<NodeName>,
     /// Its unit runs.
     pub active: bool,

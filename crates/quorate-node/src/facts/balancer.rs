@@ -114,7 +114,7 @@ pub(crate) fn binary_of_unit(unit: &str) -> Option<&str> {
     program.file_name()?.to_str()?.strip_prefix("quorate-")
 }
 
-/// The backends, and which of them get connections, by the balancer's own account.
+/// The backends, and which of them serve, by the balancer's own account.
 fn told(status: Status) -> (BTreeMap<NodeName, SocketAddr>, BTreeSet<NodeName>) {
     let (mut all, mut up) = (BTreeMap::new(), BTreeSet::new());
     for backend in status.backends.iter().filter(|backend| !backend.leaving) {
@@ -146,8 +146,11 @@ mod tests {
         let status: Status =
             serde_json::from_str(crate::balancer::tests::STATUS).expect("a status");
         let (backends, up) = told(status);
-        assert_eq!(backends.len(), 3, "the one that leaves is none any more");
-        assert_eq!(up, ["cp-1".parse().unwrap()].into());
+        assert_eq!(backends.len(), 4, "the one that leaves is none any more");
+        assert_eq!(
+            up,
+            ["cp-1", "cp-5"].map(|name| name.parse().unwrap()).into()
+        );
     }
 
     #[tokio::test]
