@@ -43,10 +43,15 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Whether it is taken for one that serves. A suspect one is: a single late answer makes it that, new connections go elsewhere for
-    /// the moment, and whether it is dead is decided within a second.
+    /// Whether it gets its share of new connections.
     pub(crate) fn serves(&self) -> bool {
-        matches!(self.state.as_str(), "up" | "suspect") && !self.drained && !self.leaving
+        self.state == "up" && !self.drained && !self.leaving
+    }
+
+    /// Whether it is only suspected: a single late answer makes it that, new connections go elsewhere for the moment, and whether it is
+    /// dead is decided within a second.
+    pub(crate) fn suspected(&self) -> bool {
+        self.state == "suspect" && !self.drained && !self.leaving
     }
 }
 
@@ -133,7 +138,7 @@ pub(crate) mod tests {
             .filter(|backend| backend.serves())
             .map(|backend| backend.name.as_str())
             .collect();
-        assert_eq!(serving, ["cp-1", "cp-5"]);
+        assert_eq!(serving, ["cp-1"]);
         assert_eq!(told.backends[4].connections, 2);
         *balancer.status.lock().unwrap() = r#"{"answer":"refused","why":"x"}"#.into();
         let err = status(&socket, soon).await.unwrap_err();

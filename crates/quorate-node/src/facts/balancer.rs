@@ -120,7 +120,7 @@ fn told(status: Status) -> (BTreeMap<NodeName, SocketAddr>, BTreeSet<NodeName>) 
     for backend in status.backends.iter().filter(|backend| !backend.leaving) {
         // A name that is none of ours cannot be a host's of the cluster file.
         if let Ok(name) = backend.name.parse::<NodeName>() {
-            if backend.serves() {
+            if backend.serves() || backend.suspected() {
                 up.insert(name.clone());
             }
             all.insert(name, backend.address);
