@@ -25,7 +25,7 @@ use stage::Stage;
 const CASES: &[Case] = &[
     Case {
         name: "bring-up",
-        full: true,
+        full: false,
         budget_s: 420,
         about: "three masters founded together, second apply, power-loss drills, everything off and on again",
         run: bring_up::run,
