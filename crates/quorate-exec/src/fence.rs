@@ -60,6 +60,15 @@ impl Held {
         Ok(())
     }
 
+    /// Gives it back on one host that is about to be of no cluster any more. Where it cannot be told it goes on naming this operation.
+    pub async fn give_back<H: Hosts>(&self, hosts: &H, node: &NodeName) {
+        if self.acknowledged.borrow_mut().remove(node)
+            && let Err(error) = hosts.release(node, self.claim.fence).await
+        {
+            tracing::debug!(%error, "could not give the fence back");
+        }
+    }
+
     /// Gives it back everywhere: the operation is over. Hosts that could not be told go on naming an operation nobody is at; the next
     /// one may take over.
     pub async fn release<H: Hosts>(&self, hosts: &H) -> Vec<HostError> {

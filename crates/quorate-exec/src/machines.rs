@@ -53,9 +53,7 @@ impl Infra for Machines {
 }
 
 fn machine(what: &InfraEnsure) -> &NodeName {
-    match what {
-        InfraEnsure::Machine { node, .. } => node,
-    }
+    what.node()
 }
 
 /// Local hosts for a cluster.
@@ -216,6 +214,15 @@ impl LocalMachines {
         Ok(())
     }
 
+    /// As if its plug were pulled: nothing of a cluster runs on it any more.
+    async fn stop(&self, node: &NodeName) -> Result<(), quorate_local::Error> {
+        let host: quorate_local::HostName = node.as_str().parse()?;
+        match self.local.open(&self.cluster.name)?.power_off(&host).await {
+            Err(quorate_local::Error::NoSuchHost { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
     fn host_spec(
         &self,
         node: &NodeName,
@@ -260,13 +267,16 @@ impl Infra for LocalMachines {
         what: &InfraEnsure,
         progress: &mut dyn FnMut(String),
     ) -> Result<(), InfraError> {
-        let InfraEnsure::Machine { node, address } = what;
-        self.make(node, *address, progress)
-            .await
-            .map_err(|error| InfraError {
-                what: format!("making local host {node}"),
-                detail: hostile::text(&chain(&error)),
-            })
+        let (doing, done) = match what {
+            InfraEnsure::Machine { node, address } => {
+                ("making", self.make(node, *address, progress).await)
+            }
+            InfraEnsure::MachineOff { node } => ("stopping", self.stop(node).await),
+        };
+        done.map_err(|error| InfraError {
+            what: format!("{doing} local host {}", what.node()),
+            detail: hostile::text(&chain(&error)),
+        })
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) async fn act<H: Hosts, I: Infra>(
 /// Where a step queues. A machine's maker works on several at once: each machine has a queue of its own, the one its host has later.
 fn lane(step: &Step) -> Place {
     match &step.ensure {
-        Ensure::Infra(InfraEnsure::Machine { node, .. }) => Place::Host(node.clone()),
+        Ensure::Infra(infra) => Place::Host(infra.node().clone()),
         Ensure::Host(_) => step.on.clone(),
     }
 }
@@ -203,6 +203,13 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         what: &InfraEnsure,
         deadline: Instant,
     ) -> Result<(), Failure> {
+        match what {
+            InfraEnsure::Machine { .. } => {}
+            // While there is somebody to give it back to.
+            InfraEnsure::MachineOff { node } => {
+                self.held.give_back(&self.run.world.hosts, node).await
+            }
+        }
         let mut progress = |line: String| self.progress(step, &line);
         let made = timeout_at(deadline, self.run.world.infra.ensure(what, &mut progress)).await;
         match made {
@@ -343,7 +350,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
     /// Looks at the host a step is about, and at its machine when the step made that.
     async fn look_at(&self, step: &Step) {
         let (node, with_infra) = match (&step.ensure, &step.on) {
-            (Ensure::Infra(InfraEnsure::Machine { node, .. }), _) => (node, true),
+            (Ensure::Infra(infra), _) => (infra.node(), true),
             (Ensure::Host(_), Place::Host(node)) => (node, false),
             (Ensure::Host(_), Place::Operator) => return,
         };

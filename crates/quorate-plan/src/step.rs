@@ -72,6 +72,20 @@ pub enum InfraEnsure {
         /// Its address.
         address: IpAddr,
     },
+    /// The machine is off; its disks are kept, until somebody destroys it.
+    MachineOff {
+        /// Which.
+        node: NodeName,
+    },
+}
+
+impl InfraEnsure {
+    /// The machine it is about.
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Self::Machine { node, .. } | Self::MachineOff { node } => node,
+        }
+    }
 }
 
 /// What shall stand on a host. The names are nouns; each has a file in `standing/` here and in `ensure/` of `quorate-node`.
@@ -393,6 +407,7 @@ impl Ensure {
     pub fn patience(&self) -> Duration {
         let seconds = match self {
             Self::Infra(InfraEnsure::Machine { .. }) => 900,
+            Self::Infra(InfraEnsure::MachineOff { .. }) => 60,
             Self::Host(host) => match host {
                 HostEnsure::Prepared { .. }
                 | HostEnsure::Guarded {}
@@ -435,6 +450,9 @@ impl fmt::Display for Ensure {
         match self {
             Self::Infra(InfraEnsure::Machine { address, .. }) => {
                 write!(f, "machine at {address} runs and answers SSH")
+            }
+            Self::Infra(InfraEnsure::MachineOff { .. }) => {
+                f.write_str("machine is off; its disks are kept")
             }
             Self::Host(host) => host.fmt(f),
         }

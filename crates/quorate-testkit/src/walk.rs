@@ -44,8 +44,11 @@ pub fn request(
     fence: Fence,
 ) -> Result<Option<(NodeName, Request)>, ActError> {
     let (node, ensure) = match (&step.ensure, &step.on) {
-        (Ensure::Infra(InfraEnsure::Machine { node, .. }), _) => {
-            world.provide(node);
+        (Ensure::Infra(infra), _) => {
+            match infra {
+                InfraEnsure::Machine { node, .. } => world.provide(node),
+                InfraEnsure::MachineOff { node } => world.power_off(node),
+            }
             world.settle();
             return Ok(None);
         }
@@ -125,7 +128,7 @@ pub fn lanes(stage: &Stage) -> Vec<Vec<Turn<'_>>> {
     let mut lanes: Vec<(String, Vec<Turn<'_>>)> = Vec::new();
     for step in &stage.steps {
         let place = match &step.ensure {
-            Ensure::Infra(InfraEnsure::Machine { node, .. }) => node.to_string(),
+            Ensure::Infra(infra) => infra.node().to_string(),
             Ensure::Host(_) => step.on.to_string(),
         };
         let turn = (step, stage.change.as_ref());

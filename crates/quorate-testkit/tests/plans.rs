@@ -344,11 +344,13 @@ fn stood_by_itself(step: &Step, seen: &Observation) -> bool {
     may && stands(step, seen)
 }
 
+/// What a host that is made anew gets back, or what nobody can look at any more on a machine that was stopped.
 fn takes_away(step: &Step) -> bool {
     matches!(
         step.ensure,
         Ensure::Host(
             HostEnsure::Reset { .. }
+                | HostEnsure::LeaderMoved { .. }
                 | HostEnsure::BackendGone { .. }
                 | HostEnsure::NodeGone { .. }
                 | HostEnsure::EndpointGone { .. }

@@ -184,6 +184,27 @@ async fn machines_are_made_side_by_side_and_claimed_before_their_first_action() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_is_stopped_after_its_fence_was_given_back() {
+    let fake = Fake::default();
+    fake.power
+        .borrow_mut()
+        .insert(node("cp-2"), Power::Running);
+    let mut off = machine_step("cp-2");
+    off.ensure = Ensure::Infra(InfraEnsure::MachineOff { node: node("cp-2") });
+    let whole = plan_of(vec![
+        stage("Act", vec![step("cp-1", "a")]),
+        stage("Stop", vec![off]),
+    ]);
+    let (verdict, _) = run_on(&fake, whole).await;
+    assert_eq!(verdict, Verdict::Done);
+    let log = fake.log();
+    let at = |line| position(&log, line);
+    assert!(at("cp-2 released 1") < at("cp-2 stopped"), "{log:#?}");
+    let released = log.iter().filter(|line| *line == "cp-2 released 1");
+    assert_eq!(released.count(), 1, "nobody is there to be told again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_host_gives_another_is_sealed_to_it() {
     let fake = Fake::default();
     let mut given = step("cp-2", "a");

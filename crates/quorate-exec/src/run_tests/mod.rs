@@ -408,7 +408,14 @@ impl Infra for &Fake {
         what: &InfraEnsure,
         progress: &mut dyn FnMut(String),
     ) -> Result<(), InfraError> {
-        let InfraEnsure::Machine { node, .. } = what;
+        let node = match what {
+            InfraEnsure::Machine { node, .. } => node,
+            InfraEnsure::MachineOff { node } => {
+                self.note(format!("{node} stopped"));
+                self.power.borrow_mut().insert(node.clone(), Power::Off);
+                return Ok(());
+            }
+        };
         progress("booting".into());
         self.note(format!("{node} booting"));
         sleep(Duration::from_secs(2)).await;

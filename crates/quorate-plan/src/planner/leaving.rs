@@ -16,10 +16,10 @@ use crate::{
     change::Change,
     health::{Account, Condition, host_account, host_of},
     kubeadm::Peer,
-    observation::{ApiView, HostFacts, Member},
+    observation::{ApiView, HostFacts, Member, Power},
     quorum::Quorum,
     seen::{Missing, Seen},
-    step::{HostEnsure, Reason, Step},
+    step::{Ensure, HostEnsure, InfraEnsure, Place, Reason, Step},
 };
 
 /// Somebody who leaves, or left and was not cleared away.
@@ -413,10 +413,39 @@ impl Convergence<'_> {
     /// Clears away what a member leaves in the cluster, and resets its host where that answers.
     pub(super) fn clear_away(&self, draft: &mut Draft, first: &NodeName, leaver: &Leaver) {
         self.clear_places(draft, first, leaver);
-        if let Some(reset) = self.reset(draft, leaver) {
+        let reset = self.reset(draft, leaver);
+        let off = self.machine_off(leaver, reset.is_some());
+        if let Some(reset) = reset {
             let title = format!("Remove {}: reset the host", leaver.label());
             draft.stage(self.seen, &title, None, vec![reset]);
         }
+        if let Some(off) = off {
+            let title = format!("Remove {}: stop its machine", leaver.label());
+            draft.stage(self.seen, &title, None, vec![off]);
+        }
+    }
+
+    /// A machine that Quorate made and that is of no use any more, once nothing of the cluster is on it.
+    fn machine_off(&self, leaver: &Leaver, is_reset: bool) -> Option<Step> {
+        let node = leaver.node.as_ref()?;
+        if !self.spec.local() || self.spec.machine(node).is_some() {
+            return None;
+        }
+        match self.seen.infra.get(node)?.get().ok()?.power {
+            Power::Running => {}
+            // One that is frozen is left to whoever froze it.
+            Power::Absent | Power::Off | Power::Frozen => return None,
+        }
+        let blank = match self.seen.host(node).and_then(|facts| facts.mark.get()) {
+            Ok(mark) => mark.is_none(),
+            Err(_) => false,
+        };
+        (is_reset || blank).then(|| Step {
+            on: Place::Operator,
+            ensure: Ensure::Infra(InfraEnsure::MachineOff { node: node.clone() }),
+            handover: None,
+            because: Reason::LeftBehind,
+        })
     }
 
     /// Its backends, where its member is gone already; its address in the `kubernetes` service; its Node object. The object goes last: its

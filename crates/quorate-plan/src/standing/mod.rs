@@ -150,19 +150,21 @@ pub fn differences(
 
 fn infra_differences(ensure: &InfraEnsure, seen: &Observation) -> Result<Vec<Difference>, Missing> {
     let mut found = Differences::default();
-    match ensure {
-        InfraEnsure::Machine { node, .. } => {
-            let view = match seen.infra.get(node) {
-                Some(view) => view.get()?,
-                None => return Err(Missing::not_looked(format!("the machine of {node}"))),
-            };
-            match view.power {
-                Power::Running => {}
-                Power::Absent => found.note("machine", "running", "not made yet"),
-                Power::Off => found.note("machine", "running", "off"),
-                Power::Frozen => found.note("machine", "running", "frozen"),
-            }
+    let node = ensure.node();
+    let view = match seen.infra.get(node) {
+        Some(view) => view.get()?,
+        None => return Err(Missing::not_looked(format!("the machine of {node}"))),
+    };
+    match (ensure, view.power) {
+        (InfraEnsure::Machine { .. }, Power::Running)
+        | (InfraEnsure::MachineOff { .. }, Power::Off | Power::Absent) => {}
+        (InfraEnsure::Machine { .. }, Power::Absent) => {
+            found.note("machine", "running", "not made yet");
         }
+        (InfraEnsure::Machine { .. }, Power::Off) => found.note("machine", "running", "off"),
+        (InfraEnsure::Machine { .. }, Power::Frozen) => found.note("machine", "running", "frozen"),
+        (InfraEnsure::MachineOff { .. }, Power::Running) => found.note("machine", "off", "running"),
+        (InfraEnsure::MachineOff { .. }, Power::Frozen) => found.note("machine", "off", "frozen"),
     }
     Ok(found.0)
 }

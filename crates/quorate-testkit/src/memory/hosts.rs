@@ -427,7 +427,7 @@ impl Infra for MemoryInfra {
         what: &InfraEnsure,
         _progress: &mut dyn FnMut(String),
     ) -> Result<(), InfraError> {
-        let InfraEnsure::Machine { node, .. } = what;
+        let node = what.node();
         let process = &self.0;
         let fate = process.effect(None, &format!("machine {node}")).await;
         if fate.kill_during {
@@ -438,9 +438,14 @@ impl Infra for MemoryInfra {
         {
             let mut inner = process.shared.now();
             inner.at_rest = false;
-            inner.world.provide(node);
-            let power = inner.world.machine(node).power;
-            assert!(power == Power::Running, "the provider makes machines run");
+            match what {
+                InfraEnsure::Machine { .. } => {
+                    inner.world.provide(node);
+                    let power = inner.world.machine(node).power;
+                    assert!(power == Power::Running, "the provider makes machines run");
+                }
+                InfraEnsure::MachineOff { .. } => inner.world.power_off(node),
+            }
         }
         process.after(&fate).await;
         if fate.drop_reply {

@@ -10,6 +10,11 @@ use crate::console::{Paint, Style};
 pub fn of(step: &Step) -> Vec<String> {
     let mut lines = match &step.ensure {
         Ensure::Infra(InfraEnsure::Machine { address, .. }) => vec![format!("address {address}")],
+        Ensure::Infra(InfraEnsure::MachineOff { node }) => {
+            vec![format!(
+                "`quorate local destroy {node}` removes it with its disks"
+            )]
+        }
         Ensure::Host(ensure) => host(ensure),
     };
     if let Some(handover) = &step.handover {

@@ -66,9 +66,8 @@ pub fn size(plan: &Plan) -> String {
 /// The machine a step is about.
 pub fn where_of(step: &Step) -> String {
     match (&step.ensure, &step.on) {
-        (Ensure::Infra(InfraEnsure::Machine { node, .. }), _) | (_, Place::Host(node)) => {
-            node.to_string()
-        }
+        (Ensure::Infra(infra), _) => infra.node().to_string(),
+        (Ensure::Host(_), Place::Host(node)) => node.to_string(),
         (Ensure::Host(_), Place::Operator) => Place::Operator.to_string(),
     }
 }
@@ -77,6 +76,7 @@ pub fn where_of(step: &Step) -> String {
 pub fn what_of(step: &Step) -> String {
     match &step.ensure {
         Ensure::Infra(InfraEnsure::Machine { .. }) => "machine runs and answers SSH".to_owned(),
+        Ensure::Infra(InfraEnsure::MachineOff { .. }) => step.ensure.to_string(),
         Ensure::Host(ensure) => ensure.to_string(),
     }
 }
