@@ -51,7 +51,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Hosts that nobody has done anything to yet; what it judges it judges with tools that are not ours.
-    ("quorate-live", &["quorate-local"]),
+    (
+        "quorate-live",
+        &["quorate-drill", "quorate-kube", "quorate-local"],
+    ),
     ("xtask", &[]),
 ];
 

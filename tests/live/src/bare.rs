@@ -148,6 +148,15 @@ impl Bare {
         })
     }
 
+    /// No packet passes between this host and anybody, this machine included.
+    pub fn cut_off(&self, host: &str) -> Result<()> {
+        let host = name(host)?;
+        self.runtime.block_on(async {
+            let cuts = self.cluster.isolation(&host, true).await?;
+            Ok(self.cluster.cut(cuts).await?)
+        })
+    }
+
     /// Every cut ends.
     pub fn mend(&self) -> Result<()> {
         Ok(self.runtime.block_on(self.cluster.mend_all())?)

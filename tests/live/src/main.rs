@@ -12,6 +12,8 @@ mod guard;
 mod judge;
 mod killed;
 mod kin;
+mod load;
+mod masters;
 mod pages;
 mod readme;
 mod ssh_serial;
@@ -57,6 +59,20 @@ const CASES: &[Case] = &[
         budget_s: 360,
         about: "each master boots with an emptied etcd directory: it stays out of etcd, the balancer and the endpoints",
         run: guard::run,
+    },
+    Case {
+        name: "replace",
+        full: false,
+        budget_s: 420,
+        about: "under load: a dead master is replaced, the healthy leader, and one that is cut off and comes back",
+        run: masters::replaced,
+    },
+    Case {
+        name: "count",
+        full: true,
+        budget_s: 420,
+        about: "under load: a join killed half way is taken back, two operators at once, three masters to five and back",
+        run: masters::counted,
     },
     Case {
         name: "kubeadm-kin",

@@ -1,0 +1,461 @@
+//! Masters come, go and are replaced, under load: what is left is judged by tools that are not ours, and so is the host that went.
+//!
+//! [`replaced`] replaces a dead master, the healthy one that leads etcd, and one that is cut off and comes back. [`counted`] has a join
+//! killed half way and taken back, two operators at once, and goes from three masters to five and back.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Child,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    bare::Bare,
+    bring_up::healthy,
+    judge::{Api, ETCDCTL, members},
+    load::Load,
+    stage::{Stage, said, tail},
+};
+
+/// How long a verdict over a silent master may take: looks over ten seconds, a lease of twenty, and a busy machine.
+const VERDICT_MAX: Duration = Duration::from_secs(120);
+
+/// How long what follows a change may take to show: the `kubernetes` service, Node conditions.
+const SHOWS_MAX: Duration = Duration::from_secs(60);
+
+/// Replaces masters that are dead, healthy and cut off.
+pub fn replaced(stage: &mut Stage) -> Result<()> {
+    let masters = Masters::begin(stage, "live-swap", "172.31.65.0/24")?;
+    let load = Load::start(&stage.directory.join("kubeconfig"))?;
+    let outcome = masters.replace_three(stage, &load);
+    let parts = outcome?;
+    load.finish(stage, &parts)?;
+    masters.api.no_join_secrets(stage)?;
+    masters.nothing_to_do(stage)
+}
+
+/// Goes from three masters to five and back, with a broken join and two operators on the way.
+pub fn counted(stage: &mut Stage) -> Result<()> {
+    let masters = Masters::begin(stage, "live-count", "172.31.66.0/24")?;
+    let load = Load::start(&stage.directory.join("kubeconfig"))?;
+    let parts = masters.grow_and_shrink(stage, &load)?;
+    load.finish(stage, &parts)?;
+    masters.api.no_join_secrets(stage)?;
+    masters.nothing_to_do(stage)
+}
+
+type Parts = Vec<(&'static str, crate::load::Moment)>;
+
+struct Masters {
+    file: String,
+    hosts: Bare,
+    api: Api,
+}
+
+impl Masters {
+    fn begin(stage: &mut Stage, name: &str, subnet: &str) -> Result<Self> {
+        let file = stage.local_cluster(name, subnet, 3, 1)?;
+        stage.succeed(&["apply", "--yes", "-f", &file])?;
+        let masters = Self {
+            hosts: Bare::open(name)?,
+            api: Api::of(stage, &file, None)?,
+            file,
+        };
+        masters.judge(stage, &["cp-1", "cp-2", "cp-3"])?;
+        Ok(masters)
+    }
+
+    fn replace_three(&self, stage: &mut Stage, load: &Load) -> Result<Parts> {
+        let mut parts = Parts::new();
+        let mut there = vec!["cp-1", "cp-2", "cp-3"];
+
+        // One that does not lead dies for good.
+        let leader = self.leader(&there)?;
+        let dead = *there.iter().find(|one| **one != leader).context("three")?;
+        parts.push(("a dead master is replaced", load.now()));
+        self.hosts.power_off(dead)?;
+        swap(&mut there, dead, "cp-4");
+        self.want(stage, &there)?;
+        self.await_verdict(stage, dead, "cp-4");
+        let began = Instant::now();
+        let file = &self.file;
+        stage.succeed(&["replace", dead, "--with", "cp-4", "--yes", "-f", file])?;
+        stage.say(&format!(
+            "{dead} was replaced in {:.1} s, machine, images and all looks included; from the removal to a serving successor {:.1} s",
+            began.elapsed().as_secs_f64(),
+            self.exchange_s(stage)?
+        ));
+        self.judge(stage, &there)?;
+
+        // A healthy one that leads etcd.
+        let leader = self.leader(&there)?;
+        let leads = *there
+            .iter()
+            .find(|one| **one == leader)
+            .context("it is one of them")?;
+        parts.push(("the healthy leader is replaced", load.now()));
+        swap(&mut there, leads, "cp-5");
+        self.want(stage, &there)?;
+        stage.succeed(&["replace", leads, "--with", "cp-5", "--yes", "-f", file])?;
+        self.judge(stage, &there)?;
+        self.judge_leaver(stage, leads)?;
+
+        // One that nobody reaches, and that comes back.
+        let leader = self.leader(&there)?;
+        let cut = *there.iter().find(|one| **one != leader).context("three")?;
+        parts.push(("a master that is cut off is replaced", load.now()));
+        self.hosts.cut_off(cut)?;
+        swap(&mut there, cut, "cp-6");
+        self.want(stage, &there)?;
+        self.await_verdict(stage, cut, "cp-6");
+        stage.succeed(&["replace", cut, "--with", "cp-6", "--yes", "-f", file])?;
+        self.judge(stage, &there)?;
+        parts.push(("it comes back", load.now()));
+        self.hosts.mend()?;
+        stage.wait(
+            &format!("{cut} is back, and its etcd has ended"),
+            SHOWS_MAX,
+            |_| self.hosts.holds(cut, "! pgrep -x etcd"),
+        );
+        self.judge(stage, &there)?;
+        stage.succeed(&["repair", "--yes", "-f", file])?;
+        self.judge(stage, &there)?;
+        self.judge_leaver(stage, cut)?;
+        Ok(parts)
+    }
+
+    fn grow_and_shrink(&self, stage: &mut Stage, load: &Load) -> Result<Parts> {
+        let mut parts = Parts::new();
+        let three = ["cp-1", "cp-2", "cp-3"];
+        let five = ["cp-1", "cp-2", "cp-3", "cp-4", "cp-5"];
+        let file = self.file.as_str();
+
+        parts.push(("a join is killed half way and taken back", load.now()));
+        self.want(stage, &five)?;
+        self.kill_when_learner(stage)?;
+        let learners = members(&self.hosts, "cp-1")?;
+        stage.check_eq(
+            "the killed join has left a learner, says etcdctl",
+            &learners.iter().filter(|member| member.learner).count(),
+            &1,
+        );
+        self.want(stage, &three)?;
+        let refused = stage.quorate(&["apply", "--yes", "-f", file])?;
+        stage.check_eq("apply refuses beside it", &refused.status.code(), &Some(3));
+        stage.check(
+            "and says why",
+            said(&refused).contains("learner-present")
+                || said(&refused).contains("member-unstarted"),
+        );
+        stage.succeed(&["repair", "--yes", "-f", file])?;
+        self.judge(stage, &three)?;
+
+        parts.push(("three become five, with two operators", load.now()));
+        self.want(stage, &five)?;
+        self.two_at_once(stage)?;
+        self.judge(stage, &five)?;
+
+        parts.push(("five become three", load.now()));
+        self.want(stage, &three)?;
+        stage.succeed(&["apply", "--yes", "-f", file])?;
+        self.judge(stage, &three)?;
+        for gone in ["cp-4", "cp-5"] {
+            self.judge_leaver(stage, gone)?;
+            stage.succeed(&["local", "destroy", gone, "--yes", "-f", file])?;
+        }
+        Ok(parts)
+    }
+
+    /// The file names these masters from now on.
+    fn want(&self, stage: &Stage, masters: &[&str]) -> Result<()> {
+        let path = stage.directory.join(&self.file);
+        let hosts: Vec<String> = masters
+            .iter()
+            .map(|name| format!("{{ name: {name} }}"))
+            .collect();
+        let wanted = format!("controlPlane: {{ hosts: [{}] }}", hosts.join(", "));
+        let text: String = fs::read_to_string(&path)?
+            .lines()
+            .map(|line| {
+                let line = if line.starts_with("controlPlane:") {
+                    wanted.as_str()
+                } else {
+                    line
+                };
+                format!("{line}\n")
+            })
+            .collect();
+        Ok(fs::write(&path, text)?)
+    }
+
+    /// The master whose etcd says that it leads.
+    fn leader(&self, masters: &[&str]) -> Result<String> {
+        for master in masters {
+            let status = self
+                .hosts
+                .run(master, &format!("{ETCDCTL} endpoint status -w json"))?;
+            let status: Value = serde_json::from_str(&status)?;
+            let status = &status[0]["Status"];
+            if status["leader"] == status["header"]["member_id"] {
+                return Ok((*master).to_owned());
+            }
+        }
+        bail!("none of {masters:?} leads etcd")
+    }
+
+    /// Waits until the verdict over a silent master is made: a plan alone says so.
+    fn await_verdict(&self, stage: &mut Stage, node: &str, with: &str) {
+        let file = &self.file;
+        let mut last = String::new();
+        let made = stage.wait(
+            &format!("there is a plan to replace {node}, which does not answer"),
+            VERDICT_MAX,
+            |stage| {
+                let plan = ["replace", node, "--with", with, "-n", "-f", file];
+                stage.quorate(&plan).is_ok_and(|output| {
+                    last = said(&output);
+                    output.status.success()
+                })
+            },
+        );
+        if !made {
+            stage.say(&tail(&last, 20));
+        }
+    }
+
+    /// Everything there is, and nothing else.
+    fn judge(&self, stage: &mut Stage, masters: &[&str]) -> Result<()> {
+        let names: BTreeSet<String> = masters.iter().map(|name| (*name).to_owned()).collect();
+        let addresses = masters
+            .iter()
+            .map(|host| Ok(self.hosts.address(host)?.to_string()))
+            .collect::<Result<BTreeSet<_>>>()?;
+        stage.wait("the `kubernetes` service follows", SHOWS_MAX, |stage| {
+            self.api
+                .serving(stage)
+                .is_ok_and(|serving| serving == addresses)
+        });
+        healthy(stage, &self.file, SHOWS_MAX)?;
+        self.api.whole(stage, &self.hosts, masters, &["w-1"])?;
+        let all = members(&self.hosts, masters[0])?;
+        stage.check_eq(
+            "etcd has no other member, says etcdctl",
+            &all.len(),
+            &masters.len(),
+        );
+        let nodes = self.api.kubectl(stage, &["get", "nodes", "-o", "name"])?;
+        stage.check_eq(
+            "there is no other node, says kubectl",
+            &nodes.lines().count(),
+            &(masters.len() + 1),
+        );
+        let status = self.hosts.run(
+            "lb-1",
+            "$(readlink /proc/$(pgrep -o ^quorate-)/exe) lb status -o json",
+        )?;
+        let status: Value = serde_json::from_str(&status)?;
+        let backends: BTreeSet<String> = status["backends"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|backend| backend["leaving"] != true && backend["state"] == "up")
+            .filter_map(|backend| Some(backend["name"].as_str()?.to_owned()))
+            .collect();
+        stage.check_eq(
+            "the balancer sends to every master and to nobody else",
+            &backends,
+            &names,
+        );
+        let unbound = self.api.kubectl(
+            stage,
+            &[
+                "get",
+                "pods",
+                "-A",
+                "-o",
+                "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}",
+            ],
+        )?;
+        let strangers: Vec<&str> = unbound
+            .lines()
+            .filter(|node| !node.is_empty() && *node != "w-1" && !names.contains(*node))
+            .collect();
+        stage.check_eq(
+            "no pod is bound to a node that is gone",
+            &strangers,
+            &Vec::new(),
+        );
+        Ok(())
+    }
+
+    /// Nothing of the cluster is left on a host that went, but what was moved aside; the machine was stopped.
+    fn judge_leaver(&self, stage: &mut Stage, host: &str) -> Result<()> {
+        stage.check(
+            &format!("{host} has left: its machine is off"),
+            !self.hosts.holds(host, "true"),
+        );
+        self.hosts.power_on(host)?;
+        for (about, condition) in [
+            (
+                "nothing of Kubernetes or etcd runs",
+                "! pgrep -x 'etcd|kubelet|kube-apiserver|kube-controller|kube-scheduler|kube-proxy|flanneld'",
+            ),
+            (
+                "there is no container",
+                "test -z \"$(ctr -n k8s.io tasks list -q)\"",
+            ),
+            (
+                "the kubelet does not start at boot",
+                "! systemctl is-enabled -q kubelet",
+            ),
+            (
+                "no configuration of Kubernetes is left",
+                "test ! -e /etc/kubernetes",
+            ),
+            (
+                "no data of etcd is left in place",
+                "test ! -e /var/lib/etcd/member",
+            ),
+            (
+                "it lies aside, for root alone",
+                "test -e /var/lib/quorate/aside/*/var/lib/etcd/member/wal && test $(stat -c %a /var/lib/quorate/aside) = 700",
+            ),
+            (
+                "so do the certificate authorities' keys",
+                "test -e /var/lib/quorate/aside/*/etc/kubernetes/pki/ca.key",
+            ),
+            (
+                "no mark and no marker are left",
+                "test ! -e /var/lib/quorate/mark.json && test ! -e /var/lib/quorate/etcd-member.json",
+            ),
+            (
+                "no link of the pod network is left",
+                "! ip -o link show | grep -qE 'cni0|flannel|veth'",
+            ),
+            (
+                "no packet rule of Kubernetes is left",
+                "! nft list ruleset | grep -qE 'KUBE-|kube-proxy|flannel'",
+            ),
+            (
+                "/etc/hosts names nothing of the cluster",
+                "! grep -q quorate /etc/hosts",
+            ),
+        ] {
+            stage.check(
+                &format!("{host} has left: {about}"),
+                self.hosts.holds(host, condition),
+            );
+        }
+        self.hosts.power_off(host)
+    }
+
+    /// Starts an apply and kills it without warning as soon as there is a learner.
+    fn kill_when_learner(&self, stage: &mut Stage) -> Result<()> {
+        let mut child = self.apply(stage, "killed")?;
+        let until = Instant::now() + Duration::from_secs(240);
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("apply ended with {status} before there was a learner");
+            }
+            let listed = members(&self.hosts, "cp-1");
+            if listed.is_ok_and(|all| all.iter().any(|member| member.learner)) {
+                break;
+            }
+            if Instant::now() > until {
+                kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
+                bail!("there was no learner within 240 s");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
+        child.wait()?;
+        stage.say("apply was killed while its join was half way");
+        Ok(())
+    }
+
+    /// Two operators apply the same file at the same moment: one does it, the other is refused or finds nothing left to do.
+    fn two_at_once(&self, stage: &mut Stage) -> Result<()> {
+        let mut both = [self.apply(stage, "one")?, self.apply(stage, "two")?];
+        let mut codes = Vec::new();
+        for child in &mut both {
+            codes.push(child.wait()?.code());
+        }
+        codes.sort_unstable();
+        let said: Vec<String> = ["one", "two"]
+            .iter()
+            .map(|name| fs::read_to_string(log(stage, name)).unwrap_or_default())
+            .collect();
+        stage.check(
+            &format!("of two operators at once one succeeds and one is refused (seen {codes:?})"),
+            codes == [Some(0), Some(3)],
+        );
+        stage.check(
+            "the refused one is told by whose name",
+            said.iter().any(|text| text.contains("operation-in-force")),
+        );
+        if codes != [Some(0), Some(3)] {
+            for text in said {
+                stage.say(&tail(&text, 20));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, stage: &Stage, name: &str) -> Result<Child> {
+        let log = fs::File::create(log(stage, name))?;
+        Ok(stage
+            .command(&["apply", "--yes", "-f", &self.file])
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?)
+    }
+
+    /// Seconds from the removal of a member to the moment in which its successor served, by the last run's journal.
+    fn exchange_s(&self, stage: &Stage) -> Result<f64> {
+        let output = stage.quorate(&["journal", "show", "-o", "json", "-f", &self.file])?;
+        let journal: Value = serde_json::from_slice(&output.stdout)?;
+        let entries = journal["items"].as_array().context("it has entries")?;
+        let at = |event: &str, what: &str| {
+            let is_it = |entry: &&Value| {
+                let event = &entry["event"][event];
+                event["step"]["ensure"]["host"].get(what).is_some()
+            };
+            entries
+                .iter()
+                .find(is_it)
+                .and_then(|entry| entry["at"].as_u64())
+        };
+        let begin = at("stepStarted", "memberGone").context("a member was removed")?;
+        let end = at("stepStands", "serving").context("somebody served")?;
+        Ok(end.saturating_sub(begin) as f64 / 1000.0)
+    }
+
+    fn nothing_to_do(&self, stage: &mut Stage) -> Result<()> {
+        let again = stage.succeed(&["apply", "--yes", "-f", &self.file])?;
+        stage.check(
+            "apply has nothing to do",
+            said(&again).to_lowercase().contains("nothing to do"),
+        );
+        Ok(())
+    }
+}
+
+fn log(stage: &Stage, name: &str) -> std::path::PathBuf {
+    stage.directory.join(format!("apply-{name}.log"))
+}
+
+fn swap<'a>(masters: &mut [&'a str], old: &str, new: &'a str) {
+    for master in masters.iter_mut() {
+        if *master == old {
+            *master = new;
+        }
+    }
+}
