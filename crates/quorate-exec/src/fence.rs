@@ -117,10 +117,16 @@ pub async fn take<H: Hosts>(
         },
         acknowledged: RefCell::default(),
     };
-    let masters: BTreeSet<NodeName> = intent.spec.control_plane.keys().cloned().collect();
+    let masters = Masters {
+        named: intent.spec.control_plane.keys().cloned().collect(),
+        leaving: leaving(seen, intent),
+    };
     let touched = touched(plan);
     let there: BTreeSet<&NodeName> = masters
-        .union(&touched)
+        .named
+        .iter()
+        .chain(&masters.leaving)
+        .chain(&touched)
         .filter(|node| exists(seen, node))
         .collect();
     let refusals = unanswered(seen, &masters, &touched, &there);
@@ -173,7 +179,7 @@ fn in_force(seen: &Observation, intent: &Intent, operator: &Operator) -> Vec<Ref
         let same_run = claim.operator == *operator;
         let same_person =
             (&claim.operator.user, &claim.operator.machine) == (&operator.user, &operator.machine);
-        let may_go_on = same_person || claim.intent == *intent;
+        let may_go_on = same_person || claim.intent.is_the_same_as(intent);
         if !same_run && (fencing.connected || !may_go_on) {
             found
                 .entry((claim.operator.to_string(), claim.intent.goal.to_string()))
@@ -220,10 +226,28 @@ fn exists(seen: &Observation, node: &NodeName) -> bool {
     }
 }
 
+/// Whose majorities are needed.
+struct Masters {
+    /// By the cluster file.
+    named: BTreeSet<NodeName>,
+    /// Not by the file, and seen to run etcd: they belong to the old ones until they have left.
+    leaving: BTreeSet<NodeName>,
+}
+
+fn leaving(seen: &Observation, intent: &Intent) -> BTreeSet<NodeName> {
+    let runs_etcd = |node: &&NodeName| matches!(seen.etcd_at(node), Ok(Some(_)));
+    let retired = intent.retired.keys();
+    retired
+        .filter(|node| intent.spec.machine(node).is_none())
+        .filter(runs_etcd)
+        .cloned()
+        .collect()
+}
+
 /// What could not be had if hosts went on as silent as they were when they were looked at: then nobody is asked for anything yet.
 fn unanswered(
     seen: &Observation,
-    masters: &BTreeSet<NodeName>,
+    masters: &Masters,
     touched: &BTreeSet<NodeName>,
     there: &BTreeSet<&NodeName>,
 ) -> Vec<Refusal> {
@@ -249,14 +273,20 @@ fn unanswered(
 /// machine is known not to run count as neither: nobody can act on them until somebody starts them, and then they are claimed first.
 fn short_of(
     seen: &Observation,
-    masters: &BTreeSet<NodeName>,
+    masters: &Masters,
     there: &BTreeSet<&NodeName>,
     acknowledged: &BTreeSet<NodeName>,
 ) -> Option<Refusal> {
-    let new: BTreeSet<&NodeName> = masters.iter().filter(|node| there.contains(node)).collect();
-    let old: BTreeSet<&NodeName> = new
-        .iter()
-        .copied()
+    let those_there = |some: &'_ BTreeSet<NodeName>| -> BTreeSet<NodeName> {
+        some.iter()
+            .filter(|node| there.contains(node))
+            .cloned()
+            .collect()
+    };
+    let new = those_there(&masters.named);
+    let old: BTreeSet<NodeName> = new
+        .union(&those_there(&masters.leaving))
+        .cloned()
         .filter(|node| match seen.etcd_at(node) {
             Ok(etcd) => etcd.is_some(),
             Err(_) => true,
@@ -270,7 +300,7 @@ fn short_of(
     .find_map(|(whose, set)| {
         let have = set
             .iter()
-            .filter(|node| acknowledged.contains(**node))
+            .filter(|node| acknowledged.contains(*node))
             .count();
         let needed = quorum::needed(set.len());
         (!set.is_empty() && have < needed).then(|| Refusal::Missing {

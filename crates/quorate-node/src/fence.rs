@@ -153,7 +153,7 @@ impl<'a> Fences<'a> {
         let own_run = (&in_force.operator.user, &in_force.operator.machine)
             == (&claim.operator.user, &claim.operator.machine);
         // Somebody else may finish what was begun, not begin something else over it.
-        if there || !(own_run || in_force.intent == claim.intent) {
+        if there || !(own_run || in_force.intent.is_the_same_as(&claim.intent)) {
             let node = mark.map(|mark| mark.node.clone()).or_else(|| self.name());
             return Err(Refusal::OperationInForce {
                 holder: in_force.operator.to_string(),

@@ -51,6 +51,27 @@ impl Intent {
             )
     }
 
+    /// Whether somebody else may finish this in its place: all is the same but the ways to machines that left the file, which each
+    /// operator knows for himself.
+    pub fn is_the_same_as(&self, other: &Self) -> bool {
+        let Self {
+            spec,
+            bundle,
+            binary,
+            goal,
+            accepted,
+            retired: _,
+        } = self;
+        (spec, bundle, binary, goal, accepted)
+            == (
+                &other.spec,
+                &other.bundle,
+                &other.binary,
+                &other.goal,
+                &other.accepted,
+            )
+    }
+
     /// The machine of that name, in the file or out of it.
     pub fn machine(&self, node: &NodeName) -> Option<&Machine> {
         self.spec.machine(node).or_else(|| self.retired.get(node))

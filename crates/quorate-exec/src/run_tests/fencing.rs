@@ -184,11 +184,42 @@ async fn machines_are_made_side_by_side_and_claimed_before_their_first_action() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn masters_that_leave_belong_to_the_old_ones() {
+    let fake = Fake::default();
+    fake.etcd_runs.set(true);
+    let leavers = ["cp-4", "cp-5"].map(node);
+    for leaver in &leavers {
+        let blank = HostFacts::blank(leaver);
+        fake.facts.borrow_mut().insert(leaver.clone(), blank);
+    }
+    let mut wanted = intent();
+    let machine = wanted.spec.control_plane[&node("cp-1")].clone();
+    let retired = leavers.clone().map(|node| (node, machine.clone()));
+    wanted.retired.extend(retired);
+    let world = World {
+        hosts: &fake,
+        infra: &fake,
+    };
+    let whole = plan_of(vec![stage("S", vec![step("cp-1", "a")])]);
+    let operator = crate::identity::operator("r");
+    let take = async || {
+        let seen = crate::observe(&world, &wanted).await;
+        crate::fence::take(&&fake, &seen, &wanted, &whole, &operator).await
+    };
+    let held = take().await.unwrap();
+    assert_eq!(held.acknowledged().len(), 5, "all of the old ones");
+    for error in held.release(&&fake).await {
+        panic!("{error}");
+    }
+    // Two of three new ones, and with the leavers four of five old ones.
+    fake.silent.borrow_mut().insert(node("cp-3"));
+    assert_eq!(take().await.unwrap().acknowledged().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_is_stopped_after_its_fence_was_given_back() {
     let fake = Fake::default();
-    fake.power
-        .borrow_mut()
-        .insert(node("cp-2"), Power::Running);
+    fake.power.borrow_mut().insert(node("cp-2"), Power::Running);
     let mut off = machine_step("cp-2");
     off.ensure = Ensure::Infra(InfraEnsure::MachineOff { node: node("cp-2") });
     let whole = plan_of(vec![

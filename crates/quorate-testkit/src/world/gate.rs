@@ -66,7 +66,7 @@ impl World {
             Some(held) => {
                 let own = (&held.operator.user, &held.operator.machine)
                     == (&claim.operator.user, &claim.operator.machine);
-                if fencing.connected || !(own || held.intent == claim.intent) {
+                if fencing.connected || !(own || held.intent.is_the_same_as(&claim.intent)) {
                     return Err(Refusal::OperationInForce {
                         holder: held.operator.to_string(),
                         goal: held.intent.goal.to_string(),
