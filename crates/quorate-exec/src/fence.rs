@@ -12,7 +12,7 @@ use std::{
 use futures_util::future::join_all;
 use quorate_plan::{
     Claim, Ensure, Fence, Intent, Missing, NodeName, Observation, Operator, Place, Plan, Refusal,
-    Seen, observation::Power, quorum,
+    Seen, health, observation::Power, quorum,
 };
 
 use crate::{
@@ -149,8 +149,10 @@ pub async fn take<H: Hosts>(
     let refusals: Vec<Refusal> = errors
         .into_iter()
         .filter(|(node, error)| {
-            // A master that the plan does not touch may be missing while a majority is not, unless it says no.
-            touched.contains(node) || short.is_some() || matches!(error, HostError::Refused { .. })
+            // A master that the plan does not touch may be missing while a majority is not, unless it says no. So may one that the plan
+            // waits for, since it is silent: it is claimed before it is acted on.
+            let needed = touched.contains(*node) && !health::is_silent(seen, node);
+            needed || short.is_some() || matches!(error, HostError::Refused { .. })
         })
         .map(|(_, error)| refusal(error))
         .chain(short.clone())
@@ -286,11 +288,11 @@ fn short_of(
     let new = those_there(&masters.named);
     let old: BTreeSet<NodeName> = new
         .union(&those_there(&masters.leaving))
-        .cloned()
         .filter(|node| match seen.etcd_at(node) {
             Ok(etcd) => etcd.is_some(),
             Err(_) => true,
         })
+        .cloned()
         .collect();
     [
         ("the masters there are", new),

@@ -40,7 +40,7 @@ pub fn look_for(intent: &Intent) -> Look {
 /// A host that is not made yet is known to be blank, so that a plan can be made before there are machines. One that is switched off or
 /// frozen is not asked, and says so.
 pub async fn observe<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Observation {
-    Sight::look(world, intent, &Looks::default()).await.now()
+    Sight::look(world, intent).await.now()
 }
 
 /// How long it is reasonable to wait for what is on its way, before anything was done.
@@ -64,13 +64,12 @@ pub async fn consider<H: Hosts, I: Infra>(
     intent: &Intent,
     tell: &mut dyn FnMut(&[Waiting], Duration),
 ) -> (Observation, Planning) {
-    let looks = Looks::default();
     let began = Instant::now();
     let mut pause = pace::LOOK_PAUSE_MIN;
     let mut arrived: Option<Instant> = None;
     let mut told: Option<(Vec<Waiting>, Instant)> = None;
     loop {
-        let seen = Sight::look(world, intent, &looks).await.now();
+        let seen = Sight::look(world, intent).await.now();
         let planning = plan(intent, &seen);
         let (for_what, since, at_most) = match (arriving(&planning), arrived) {
             (Some(waiting), _) => {
@@ -129,7 +128,7 @@ fn coming_up(planning: &Planning) -> Option<Vec<Waiting>> {
     }
 }
 
-/// How often each host was looked at in a run, and answered.
+/// How often each host was looked at, and answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Looks(Rc<RefCell<BTreeMap<NodeName, (Sightings, Instant)>>>);
 
@@ -160,16 +159,12 @@ pub(crate) struct Sight {
     infra_at: Instant,
     /// When everything was last looked at together.
     pub(crate) whole_at: Instant,
-    /// Of the whole run, this look included.
+    /// All there were, this look included.
     looks: Looks,
 }
 
 impl Sight {
-    pub(crate) async fn look<H: Hosts, I: Infra>(
-        world: &World<H, I>,
-        intent: &Intent,
-        looks: &Looks,
-    ) -> Self {
+    pub(crate) async fn look<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Self {
         let infra = world.infra.observe().await;
         let infra_at = Instant::now();
         let nodes: BTreeSet<&NodeName> = intent.machines().map(|(node, ..)| node).collect();
@@ -186,7 +181,7 @@ impl Sight {
             hosts_at: BTreeMap::new(),
             infra_at,
             whole_at: Instant::now(),
-            looks: looks.clone(),
+            looks: world.looks.clone(),
         };
         for (node, report, at) in reports {
             sight.record_at(node, report, at);

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     fence::{self, Held},
     hostile,
-    observe::{Looks, Sight, arriving_max},
+    observe::{Sight, arriving_max},
     pace,
     seam::{Hosts, Infra, World},
     stage::act,
@@ -66,7 +66,6 @@ async fn run_planned<H: Hosts, I: Infra>(
         emit: RefCell::new(emit),
         acted: Cell::new(false),
         tries: RefCell::default(),
-        looks: Looks::default(),
     };
     run.tell(Event::Started {
         operator: operator.clone(),
@@ -107,8 +106,6 @@ pub(crate) struct Run<'a, H, I> {
     pub(crate) acted: Cell<bool>,
     /// How often each step was acted on.
     pub(crate) tries: RefCell<Vec<(Step, u32)>>,
-    /// Looks at each host in this run.
-    pub(crate) looks: Looks,
 }
 
 /// What comes next.
@@ -209,7 +206,7 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
         let mut pause = pace::LOOK_PAUSE_MIN;
         let mut told: Option<(String, Instant)> = None;
         loop {
-            let sight = Sight::look(self.world, self.intent, &self.looks).await;
+            let sight = Sight::look(self.world, self.intent).await;
             let seen = sight.now();
             let trouble = match self.judge(&seen) {
                 Ok(None) => return Ok(None),
@@ -373,7 +370,7 @@ impl Trouble {
             Self::Waiting(waiting, _) => Verdict::Unseen {
                 missing: waiting
                     .into_iter()
-                    .map(|waiting| format!("{}: {}", waiting.on, waiting.what))
+                    .map(|waiting| waiting.to_string())
                     .collect(),
             },
         }

@@ -11,6 +11,8 @@ use quorate_plan::{
 
 pub use quorate_plan::observation::Look;
 
+use crate::observe::Looks;
+
 /// The hosts of one cluster, each over a channel of its own.
 ///
 /// Nothing here retries: a failed look is [`Seen::Unknown`], and what to make of it is decided elsewhere.
@@ -90,6 +92,19 @@ pub struct World<H, I> {
     pub hosts: H,
     /// The machines under them.
     pub infra: I,
+    /// How often each host was looked at, by whatever planning and run of this process.
+    pub(crate) looks: Looks,
+}
+
+impl<H, I> World<H, I> {
+    /// Nobody was looked at yet.
+    pub fn new(hosts: H, infra: I) -> Self {
+        Self {
+            hosts,
+            infra,
+            looks: Looks::default(),
+        }
+    }
 }
 
 /// Why a host did not do what it was asked.

@@ -364,7 +364,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         if self.sight.borrow().whole_at.elapsed() <= age_max {
             return;
         }
-        let sight = Sight::look(self.run.world, self.run.intent, &self.run.looks).await;
+        let sight = Sight::look(self.run.world, self.run.intent).await;
         self.sight.borrow_mut().merge(sight);
     }
 

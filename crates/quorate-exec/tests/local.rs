@@ -160,8 +160,8 @@ async fn whole_life(local: &Local, intent: &Intent, dir: &Path) {
     cluster.power_off(&host).await.expect("off");
     let off = found.observe().await;
     assert_eq!(power(&off[&cp]), Power::Off);
-    let world = World {
-        hosts: SshHosts::new(
+    let world = World::new(
+        SshHosts::new(
             SshSettings {
                 control: control.clone(),
                 binary: quorate_exec::NodeBinary::open(Path::new("/proc/self/exe"))
@@ -172,8 +172,8 @@ async fn whole_life(local: &Local, intent: &Intent, dir: &Path) {
             ways.clone(),
         )
         .expect("hosts"),
-        infra: found,
-    };
+        found,
+    );
     let seen = quorate_exec::observe(&world, intent).await;
     let why = seen.host(&cp).expect_err("it is off").to_string();
     assert_eq!(

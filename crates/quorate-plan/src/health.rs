@@ -274,6 +274,14 @@ fn sickness(seen: &Observation, node: &NodeName) -> String {
     }
 }
 
+/// Whether a host was looked at in vain for so long that nobody need wait for it: the first of the witnesses, which alone is no verdict.
+pub fn is_silent(seen: &Observation, node: &NodeName) -> bool {
+    match (seen.host(node), host_account(seen, node)) {
+        (Err(_), Account::Gone(_)) => true,
+        (Err(_), Account::Alive(_) | Account::Unknown(_)) | (Ok(_), _) => false,
+    }
+}
+
 /// Whether the lease of a node says that its kubelet lives.
 pub(crate) fn kubelet_lives(seen: &Observation, node: &NodeName) -> bool {
     match kubelet_account(seen, node) {

@@ -129,6 +129,17 @@ impl std::fmt::Display for Departure {
     }
 }
 
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let on = self.on.to_string();
+        if self.what.starts_with(&on) {
+            f.write_str(&self.what)
+        } else {
+            write!(f, "{on}: {}", self.what)
+        }
+    }
+}
+
 /// A look that is needed before more can be said.
 impl From<Missing> for Waiting {
     fn from(missing: Missing) -> Self {

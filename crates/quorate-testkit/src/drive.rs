@@ -61,7 +61,7 @@ pub async fn approve(
         return Err(Verdict::Refused { refusals: refused });
     }
     if plan.is_empty() && !waiting.is_empty() {
-        let missing = waiting.into_iter().map(|waiting| waiting.what).collect();
+        let missing = waiting.iter().map(ToString::to_string).collect();
         return Err(Verdict::Unseen { missing });
     }
     let findings = lint(&plan, &seen);

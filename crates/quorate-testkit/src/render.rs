@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use quorate_plan::{
-    Plan, Planning, Step,
+    Ensure, HostEnsure, Plan, Planning, Step,
     assessment::{Assessment, Health},
     event::Verdict,
 };
@@ -21,6 +21,10 @@ pub fn plan(plan: &Plan) -> String {
         out.push('\n');
         for step in &stage.steps {
             writeln!(out, "   {}", self::step(step)).expect("a String takes everything");
+            // Why a member goes is what an operator has to judge.
+            if matches!(step.ensure, Ensure::Host(HostEnsure::MemberGone { .. })) {
+                writeln!(out, "      because {}", step.because).expect("a String takes everything");
+            }
         }
     }
     if plan.is_empty() {

@@ -5,22 +5,44 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local` | writes the cluster file; machines that are new in it get known |
-//! | `plan`, `status` | what they say |
-//! | `apply [as NAME] [FAULT WORDS]` | runs the plan; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
+//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `kubernetes=1.36.0`, `endpoint=NAME`; machines that are new in it get known |
+//! | `plan [VERB]`, `status` | what they say |
+//! | `apply`, `replace NODE [--with HOST]`, `remove NODE`, `repair`, each `[as NAME] [FAULT WORDS]` | runs the plan of that verb; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
+//! | `accept RISK=NODE` | from now on |
+//! | `forget` | the operator's machine no longer knows the hosts of earlier files |
 //! | `wake NAME` | the machine of an operator that slept goes on |
 //! | `power-off HOST`, `power-on HOST`, `freeze HOST`, `thaw HOST` | as it says |
 //! | `old-data HOST` | data of a forgotten cluster lies on the host |
 //! | `lose-etcd-data HOST` | its data directory is empty after a power cycle |
+//! | `cut HOST [for SECONDS]`, `mend HOST` | neither its peers nor the operator reach it, and it goes on; and they do again |
+//! | `unresolve` | the endpoint's name resolves nowhere |
+//! | `unreach HOST` | the operator alone does not reach it |
+//! | `reinstall HOST` | a blank machine of the same name and address |
+//! | `set HOST disk-ms=9 disk-mib=100 database-mib=1900 lag=6000 etcd=3.5.1 cpus=1 clock-ms=9000 port=6443 mark=other authority=other` | what it is like, and what it carries |
+//! | `alarm HOST KIND` | its etcd raises it |
+//! | `edit HOST FILE FLAG` | somebody writes into a static pod manifest |
+//! | `add-learner URL` | somebody adds a member by hand |
+//! | `leave-behind node NAME ADDRESS`, `… endpoint ADDRESS`, `… backend NAME ADDRESS`, `… secrets` | somebody went without clearing up |
 //! | `wait SECONDS` | time passes |
 //! | `members` | etcd's members, as it has them |
 //! | `remember`, `compare` | what lasts of the world is the same as at `remember` |
 
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write as _, rc::Rc, time::Duration};
+mod hands;
 
-use quorate_exec::observe;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    rc::Rc,
+    time::Duration,
+};
+
+use quorate_exec::{consider, observe};
 use quorate_plan::{
-    Event, Intent, Operator, assessment::assess, event::Verdict, plan, spec::BringUp,
+    Acceptance, Event, Goal, Intent, Missing, NodeName, Operator,
+    assessment::assess,
+    event::Verdict,
+    spec::{BringUp, Machine},
 };
 use tokio::task::JoinHandle;
 
@@ -30,7 +52,6 @@ use crate::{
     fixture::{Cluster, node},
     memory::{Fault, OperatorHandle, Script, Shared},
     render,
-    world::{ClusterId, machine::EtcdDisk},
 };
 
 /// Runs a story and gives it back with what its commands print now. Needs a [`tokio::task::LocalSet`].
@@ -73,6 +94,12 @@ struct Stage {
     runs: u32,
     sleepers: BTreeMap<String, Sleeper>,
     remembered: Option<String>,
+    /// Masters of every file there was, as far as the operator's machine remembers.
+    masters: BTreeMap<NodeName, Machine>,
+    accepted: BTreeSet<Acceptance>,
+    /// What the file says now in place of what it said.
+    kubernetes: Option<String>,
+    endpoint: Option<String>,
 }
 
 impl Stage {
@@ -83,7 +110,41 @@ impl Stage {
     }
 
     fn intent(&self) -> Intent {
-        self.cluster.intent()
+        let mut intent = self.cluster.intent();
+        intent.retired.clone_from(&self.masters);
+        intent
+            .retired
+            .retain(|node, _| intent.spec.machine(node).is_none());
+        intent.accepted.clone_from(&self.accepted);
+        if let Some(version) = &self.kubernetes {
+            intent.spec.kubernetes.clone_from(version);
+        }
+        if let Some(host) = &self.endpoint {
+            intent.spec.endpoint.host.clone_from(host);
+        }
+        intent
+    }
+
+    /// The verb in front of some words, and the rest of them.
+    async fn goal<'a>(&mut self, words: &'a [&'a str]) -> Result<(Goal, &'a [&'a str]), Missing> {
+        Ok(match words {
+            ["replace", name, "--with", with, rest @ ..] => {
+                (self.replaces(name, Some(node(with))).await?, rest)
+            }
+            ["replace", name, rest @ ..] => (self.replaces(name, None).await?, rest),
+            ["remove", name, rest @ ..] => (Goal::Remove { node: node(name) }, rest),
+            ["repair", rest @ ..] => (Goal::Repair, rest),
+            ["apply", rest @ ..] => (Goal::Converge, rest),
+            rest => (Goal::Converge, rest),
+        })
+    }
+
+    async fn replaces(&mut self, name: &str, with: Option<NodeName>) -> Result<Goal, Missing> {
+        let intent = self.intent();
+        let operator = self.operator("ada");
+        let (seams, _handle) = self.shared().operator(operator, Script::none());
+        let seen = observe(&seams, &intent).await;
+        Goal::replace(&intent, node(name), with, &seen)
     }
 
     async fn act(&mut self, command: &str) -> String {
@@ -93,25 +154,28 @@ impl Stage {
                 .get(at)
                 .unwrap_or_else(|| panic!("`{command}` lacks a word"))
         };
-        let on = || node(argument(1));
         match words[0] {
             "cluster" => self.write_file(&words[1..]),
-            "plan" => self.plan().await,
-            "apply" => self.apply(&words[1..]).await,
+            "plan" => self.plan(&words[1..]).await,
+            "apply" | "replace" | "remove" | "repair" => self.run(&words).await,
+            "accept" => {
+                let risk = argument(1).parse();
+                self.accepted
+                    .insert(risk.expect("a risk that can be accepted"));
+                String::new()
+            }
+            "forget" => {
+                self.masters.clear();
+                String::new()
+            }
             "wake" => self.wake(argument(1)).await,
             "status" => self.status().await,
-            "power-off" => self.change(|world| world.power_off(&on())),
-            "power-on" => self.change(|world| world.power_on(&on())),
-            "freeze" => self.change(|world| world.freeze(&on())),
-            "thaw" => self.change(|world| world.thaw(&on())),
-            "lose-etcd-data" => self.change(|world| world.lose_etcd_data(&on())),
-            "old-data" => self.change(|world| {
-                world.machine_mut(&on()).disk.etcd = Some(EtcdDisk {
-                    cluster: ClusterId(0xbad),
-                    member: "bad".parse().expect("an ID"),
-                    index: 1,
-                });
-            }),
+            "cut" if words.get(2) == Some(&"for") => {
+                let seconds = argument(3).parse().expect("a number of seconds");
+                let time = Duration::from_secs(seconds);
+                self.shared().cut(&node(argument(1)), time);
+                String::new()
+            }
             "wait" => {
                 let seconds = argument(1).parse().expect("a number of seconds");
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -130,13 +194,12 @@ impl Stage {
                     Some(difference) => format!("different:\n{difference}\n"),
                 }
             }
-            _ => panic!("`{command}` is no command"),
+            _ => {
+                let done = self.shared().change(|world| hands::lend(world, &words));
+                assert!(done, "`{command}` is no command");
+                String::new()
+            }
         }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut World)) -> String {
-        self.shared().change(change);
-        String::new()
     }
 
     fn write_file(&mut self, words: &[&str]) -> String {
@@ -151,10 +214,23 @@ impl Stage {
                 ("bring-up", "one-by-one") => self.cluster.bring_up = BringUp::OneByOne,
                 ("hosts", "local") => self.cluster.local = true,
                 ("hosts", "given") => self.cluster.local = false,
+                ("kubernetes", _) => self.kubernetes = Some(value.to_owned()),
+                ("endpoint", _) => self.endpoint = Some(value.to_owned()),
+                ("swap", "none") => self.cluster.swaps = [(0, 0); 2],
+                ("swap", _) => {
+                    let pair = |text: &str| {
+                        let (goes, comes) = text.split_once(':').expect("3:4");
+                        let number = |text: &str| text.parse().expect("a number");
+                        (number(goes), number(comes))
+                    };
+                    let mut pairs = value.split(',').map(pair);
+                    self.cluster.swaps = [(); 2].map(|()| pairs.next().unwrap_or_default());
+                }
                 _ => panic!("`{word}` is nothing a cluster file says"),
             }
         }
         let spec = self.cluster.spec();
+        self.masters.extend(spec.control_plane.clone());
         match &self.shared {
             Some(shared) => shared.change(|world| world.know(&spec)),
             None => self.shared = Some(Shared::new(World::new(&spec))),
@@ -172,11 +248,18 @@ impl Stage {
         }
     }
 
-    async fn plan(&mut self) -> String {
-        let intent = self.intent();
+    async fn plan(&mut self, words: &[&str]) -> String {
+        let goal = match self.goal(words).await {
+            Ok((goal, _)) => goal,
+            Err(missing) => return format!("cannot be seen: {missing}\n"),
+        };
+        let intent = Intent {
+            goal,
+            ..self.intent()
+        };
         let operator = self.operator("ada");
         let (seams, _handle) = self.shared().operator(operator, Script::none());
-        let planning = plan(&intent, &observe(&seams, &intent).await);
+        let (_, planning) = consider(&seams, &intent, &mut |_, _| {}).await;
         render::planning(&planning)
     }
 
@@ -187,8 +270,15 @@ impl Stage {
         render::assessment(&assess(&intent, &observe(&seams, &intent).await))
     }
 
-    async fn apply(&mut self, words: &[&str]) -> String {
-        let mut words = words;
+    async fn run(&mut self, words: &[&str]) -> String {
+        let (goal, mut words) = match self.goal(words).await {
+            Ok(parsed) => parsed,
+            Err(missing) => return format!("cannot be seen: {missing}\n"),
+        };
+        let intent = Intent {
+            goal,
+            ..self.intent()
+        };
         let mut name = "ada";
         if let ["as", who, rest @ ..] = words {
             (name, words) = (who, rest);
@@ -208,7 +298,7 @@ impl Stage {
                 Script::on(&at.join(" "), fault)
             }
         };
-        let (name, intent, operator) = (name.to_owned(), self.intent(), self.operator(name));
+        let (name, operator) = (name.to_owned(), self.operator(name));
         let (seams, handle) = self.shared().operator(operator.clone(), script);
         let approved = match approve(&seams, &intent).await {
             Ok(approved) => approved,

@@ -142,7 +142,7 @@ impl Reach for Ssh {
         };
         let hosts = SshHosts::new(settings, ways)
             .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
-        Ok(World { hosts, infra })
+        Ok(World::new(hosts, infra))
     }
 }
 

@@ -354,10 +354,7 @@ async fn observing_asks_only_machines_that_can_answer() {
     fake.silent
         .borrow_mut()
         .extend([node("cp-1"), node("cp-2")]);
-    let world = World {
-        hosts: &fake,
-        infra: &fake,
-    };
+    let world = World::new(&fake, &fake);
     let seen = crate::observe(&world, &intent()).await;
     let blank = seen.host(&node("cp-1")).unwrap();
     assert_eq!(*blank, HostFacts::blank(&node("cp-1")));

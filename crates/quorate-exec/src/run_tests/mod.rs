@@ -437,10 +437,7 @@ async fn run_with(
     watch: &mut dyn FnMut(&Event),
 ) -> (Verdict, Vec<Event>) {
     WHOLE.set(whole.clone());
-    let world = World {
-        hosts: fake,
-        infra: fake,
-    };
+    let world = World::new(fake, fake);
     let mut events = Vec::new();
     let verdict = run_planned(
         planned,

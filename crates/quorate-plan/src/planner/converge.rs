@@ -190,6 +190,9 @@ impl<'a> Convergence<'a> {
             Some(_) => Vec::new(),
             None => self.strangers(draft)?,
         };
+        if draft.unsettled {
+            return Ok(());
+        }
         self.exchange(draft, &first, joiners, leavers)?;
         self.workers(draft, &first);
         Ok(())

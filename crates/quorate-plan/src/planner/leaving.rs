@@ -120,7 +120,8 @@ impl Leaver {
             Condition::Doubtful(accounts) => {
                 let node = host_of(seen, id, member)
                     .ok_or_else(|| Missing::not_looked(format!("the host of member {id}")))?;
-                let may_become_a_verdict = accounts.may_become_a_verdict();
+                let (may_become_a_verdict, told) =
+                    (accounts.may_become_a_verdict(), accounts.to_string());
                 let doubt = Refusal::NotProvenDead {
                     node: node.clone(),
                     member: id,
@@ -129,9 +130,12 @@ impl Leaver {
                 if doubt.accepted(&intent.accepted) {
                     Way::Silently(Silent::Accepted)
                 } else {
+                    draft.unsettled = true;
                     if may_become_a_verdict {
-                        draft.unsettled = true;
-                        draft.wait(&node, doubt.to_string());
+                        draft.wait(
+                            &node,
+                            format!("{node} to answer, or to be seen to be dead: {told}"),
+                        );
                     } else {
                         draft.refuse(doubt);
                     }
@@ -362,7 +366,12 @@ impl Convergence<'_> {
         let titled = |what: &str| format!("Remove {}: {what}", leaver.label());
         let mut steps = Vec::new();
         let politely = leaver.way == Way::Politely;
-        if let Some(node) = leaver.node.as_ref().filter(|_| politely && voters > 1) {
+        // A healthy one may come to lead at any moment; a sick one hands over what it has.
+        let leads = self
+            .quorum()
+            .is_ok_and(|quorum| quorum.leader == Some(member.id));
+        let moves = voters > 1 && (politely || (leaver.way == Way::Sick && leads));
+        if let Some(node) = leaver.node.as_ref().filter(|_| moves) {
             let to = self.spec.peers().into_iter();
             let moved = HostEnsure::LeaderMoved {
                 member: member.id,
@@ -482,8 +491,8 @@ impl Convergence<'_> {
                     match host_account(self.seen, node) {
                         Account::Gone(_) => {}
                         // It may have been on its way to being reset: one look that failed says nothing.
-                        Account::Alive(seen) | Account::Unknown(seen) => {
-                            draft.wait(node, format!("to see whether it has to be reset: {seen}"))
+                        Account::Alive(told) | Account::Unknown(told) => {
+                            draft.wait(node, format!("{node} to answer, and be reset: {told}"));
                         }
                     }
                     None

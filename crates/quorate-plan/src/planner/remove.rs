@@ -49,6 +49,9 @@ fn draft_removal(
                 .collect()
         }
     };
+    if draft.unsettled {
+        return Ok(());
+    }
     convergence.exchange(draft, &first, Vec::new(), leavers)
 }
 
@@ -76,29 +79,61 @@ pub(super) fn taking_out(spec: &Spec, node: &NodeName) -> String {
     if !spec.control_plane.contains_key(node) {
         return format!("it is no master there: take `{node}` out of its list first");
     }
-    match &spec.provider {
-        Provider::Ssh => format!(
+    let fewer = masters.saturating_sub(2).max(1);
+    let leave: Vec<String> = spec
+        .control_plane
+        .keys()
+        .skip(fewer)
+        .map(NodeName::to_string)
+        .collect();
+    if counted(spec) && leave.contains(&node.to_string()) {
+        format!(
+            "change `controlPlane: {{ count: {masters} }}` to `count: {fewer}`, which takes out {}",
+            leave.join(" and ")
+        )
+    } else if counted(spec) {
+        format!(
+            "name the masters instead of counting them, without it and another one or with one in its place: `controlPlane: {{ hosts: [{{ name: {} }}, …] }}`",
+            spec.control_plane
+                .keys()
+                .find(|other| *other != node)
+                .unwrap_or(node)
+        )
+    } else {
+        format!(
             "take the entry `name: {node}` out of controlPlane.hosts, and another with it or one in its place: {} masters would be an even number",
             masters - 1
-        ),
-        Provider::Local { .. } => {
-            let fewer = masters.saturating_sub(2).max(1);
-            let leave: Vec<String> = spec
-                .control_plane
-                .keys()
-                .skip(fewer)
-                .map(|node| format!("`{node}`"))
-                .collect();
-            if fewer < masters && leave.contains(&format!("`{node}`")) {
-                format!(
-                    "change `controlPlane: {{ count: {masters} }}` to `count: {fewer}`, which takes out {}",
-                    leave.join(" and ")
-                )
-            } else {
-                format!(
-                    "local hosts are numbered, so `{node}` stays as long as there are any; `quorate replace {node}` makes it anew"
-                )
-            }
-        }
+        )
     }
+}
+
+/// The edit that puts one host in another's place.
+pub(super) fn putting_in_place(spec: &Spec, node: &NodeName, with: &NodeName) -> String {
+    if counted(spec) {
+        let others = spec.control_plane.keys().filter(|other| *other != node);
+        let names: Vec<String> = others
+            .chain([with])
+            .map(|name| format!("{{ name: {name} }}"))
+            .collect();
+        format!(
+            "name the masters instead of counting them: `controlPlane: {{ hosts: [{}] }}`",
+            names.join(", ")
+        )
+    } else {
+        format!(
+            "in controlPlane.hosts replace the entry `name: {node}` by one of `name: {with}`, with its address"
+        )
+    }
+}
+
+/// Its masters are as a count makes them. A file may name just these one by one; then the way to a count is its own edit.
+fn counted(spec: &Spec) -> bool {
+    let local = match &spec.provider {
+        Provider::Local { .. } => true,
+        Provider::Ssh => false,
+    };
+    let numbered = (1..)
+        .zip(spec.control_plane.keys())
+        .all(|(number, node)| node.as_str() == format!("cp-{number}"));
+    local && numbered
 }

@@ -7,15 +7,11 @@ use super::{
     converge::{Convergence, situation},
     leaving::{Leaver, carries_mark, carries_member},
     preflight,
-    remove::{odd_end, taking_out},
+    remove::{odd_end, putting_in_place},
 };
 use crate::{
-    Intent, MemberId, NodeName, Observation, Planning, Refusal,
-    health::member_of,
-    observation::Power,
-    seen::Seen,
-    spec::{Provider, Spec},
-    step::Reason,
+    Intent, MemberId, NodeName, Observation, Planning, Refusal, health::member_of,
+    observation::Power, seen::Seen, step::Reason,
 };
 
 /// `with` comes, then `node` goes; first goes who is gone already.
@@ -83,6 +79,9 @@ fn draft_exchange(
                 .collect()
         }
     };
+    if draft.unsettled {
+        return Ok(());
+    }
     convergence.machines(draft);
     convergence.hosts(draft);
     convergence.exchange(draft, &first, vec![with.clone()], leavers)
@@ -222,14 +221,4 @@ fn fitting_bundle(intent: &Intent) -> Result<(), Refusal> {
         bundle: intent.bundle.kubernetes.clone(),
         wanted: intent.spec.kubernetes.clone(),
     })
-}
-
-/// The edit that puts one host in another's place.
-fn putting_in_place(spec: &Spec, node: &NodeName, with: &NodeName) -> String {
-    match &spec.provider {
-        Provider::Local { .. } => taking_out(spec, node),
-        Provider::Ssh => format!(
-            "in controlPlane.hosts replace the entry `name: {node}` by one of `name: {with}` with its address"
-        ),
-    }
 }

@@ -168,7 +168,7 @@ impl fmt::Display for Refusal {
             } => write!(f, "{component} {version} on {node}: {why}"),
             Self::EvenVoters { voters, instead } => write!(
                 f,
-                "it would end with {voters} voters, which survive no more losses than {}: {instead}",
+                "it would end with {voters} voters, which survive as many losses as {} and have one more to lose: {instead}",
                 voters.saturating_sub(1)
             ),
             Self::NoSuccessor { change, lacks } => {

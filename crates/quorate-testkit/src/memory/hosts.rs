@@ -72,10 +72,7 @@ pub(super) fn operator(
         fell_asleep: Notify::new(),
         woken: Notify::new(),
     });
-    let seams = Seams {
-        hosts: MemoryHosts(process.clone()),
-        infra: MemoryInfra(process.clone()),
-    };
+    let seams = Seams::new(MemoryHosts(process.clone()), MemoryInfra(process.clone()));
     (seams, OperatorHandle(process))
 }
 

@@ -86,6 +86,7 @@ enum Due {
     PowerOn(NodeName),
     Rejoin(NodeName),
     Thaw(NodeName),
+    Mend(NodeName),
 }
 
 impl Shared {
@@ -129,6 +130,14 @@ impl Shared {
         let mut inner = self.now();
         inner.at_rest = false;
         change(&mut inner.world)
+    }
+
+    /// A machine is cut off from everybody for that long.
+    pub fn cut(&self, node: &NodeName, time: Duration) {
+        let mut inner = self.now();
+        inner.at_rest = false;
+        inner.world.cut(node);
+        inner.later(time, Due::Mend(node.clone()));
     }
 
     /// Waits until faults have passed, hosts have finished what they have in hand and the world has come to rest.
@@ -202,6 +211,7 @@ impl Inner {
                 Due::PowerOn(node) => self.world.power_on(&node),
                 Due::Rejoin(node) => self.world.machine_mut(&node).isolated = false,
                 Due::Thaw(node) => self.world.thaw(&node),
+                Due::Mend(node) => self.world.mend(&node),
             }
         }
     }

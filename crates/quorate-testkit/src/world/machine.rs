@@ -62,6 +62,8 @@ pub struct Hardware {
     pub db_bytes: u64,
     /// etcd's version here.
     pub etcd_version: String,
+    /// Entries of the log that etcd here has not applied.
+    pub raft_lag: u64,
 }
 
 impl Default for Hardware {
@@ -77,6 +79,7 @@ impl Default for Hardware {
             fsync_p99_ms: 4,
             db_bytes: 20 << 20,
             etcd_version: "3.6.16".into(),
+            raft_lag: 0,
         }
     }
 }

@@ -167,7 +167,7 @@ impl World {
             leader: cluster.leader.filter(|_| reaches_leader),
             raft_term: cluster.term,
             raft_index: index,
-            raft_applied: index,
+            raft_applied: index.saturating_sub(hardware.raft_lag),
             db_bytes: hardware.db_bytes,
             db_in_use_bytes: hardware.db_bytes / 2,
             db_quota_bytes: 2 << 30,

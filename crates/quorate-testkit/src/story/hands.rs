@@ -1,0 +1,129 @@
+//! What people and chance do to the world in a story. Start at [`lend`].
+
+use std::net::IpAddr;
+
+use quorate_plan::observation::{HostMark, Node};
+
+use crate::{
+    World,
+    fixture::node,
+    world::{ClusterId, machine::EtcdDisk},
+};
+
+/// Does what a command says, when it is one of these.
+///
+/// # Panics
+/// When it is, and lacks a word or has a wrong one.
+pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
+    let host = || node(words.get(1).expect("a host"));
+    match words {
+        ["power-off", ..] => world.power_off(&host()),
+        ["power-on", ..] => world.power_on(&host()),
+        ["freeze", ..] => world.freeze(&host()),
+        ["thaw", ..] => world.thaw(&host()),
+        ["cut", ..] => world.cut(&host()),
+        ["mend", ..] => world.mend(&host()),
+        ["unreach", ..] => world.machine_mut(&host()).unreachable = true,
+        ["reinstall", ..] => world.lose_disk(&host()),
+        ["lose-etcd-data", ..] => world.lose_etcd_data(&host()),
+        ["old-data", ..] => {
+            world.machine_mut(&host()).disk.etcd = Some(EtcdDisk {
+                cluster: ClusterId(0xbad),
+                member: "bad".parse().expect("an ID"),
+                index: 1,
+            });
+        }
+        ["set", _, settings @ ..] => {
+            for setting in settings {
+                set(world, words[1], setting);
+            }
+        }
+        ["unresolve"] => world.resolves = None,
+        ["alarm", _, kind] => world.raise_alarm(&host(), kind),
+        ["edit", _, file, flag] => world.edit_manifest(&host(), file, flag),
+        ["add-learner", url] => {
+            let ready = world.ready();
+            let first = ready.first().expect("a master that serves");
+            world.add_learner(first, url).expect("etcd takes it");
+        }
+        ["leave-behind", rest @ ..] => leave_behind(world, rest),
+        _ => return false,
+    }
+    true
+}
+
+fn set(world: &mut World, host: &str, setting: &str) {
+    let (key, value) = setting.split_once('=').expect("key=value");
+    let number = || value.parse::<u64>().expect("a number");
+    let hardware = &mut world.machine_mut(&node(host)).hardware;
+    match key {
+        "disk-ms" => hardware.fsync_p99_ms = number(),
+        "disk-mib" => hardware.disk_free_bytes = number() << 20,
+        "database-mib" => hardware.db_bytes = number() << 20,
+        "lag" => {
+            hardware.raft_lag = number();
+            // So many entries there have to be, to be behind by.
+            for cluster in world.clusters.values_mut() {
+                cluster.index += number();
+            }
+        }
+        "etcd" => hardware.etcd_version = value.into(),
+        "cpus" => hardware.cpus = u32::try_from(number()).expect("a few"),
+        "clock-ms" => hardware.clock_off_ms = value.parse().expect("milliseconds"),
+        "port" => {
+            let port = value.parse().expect("a port");
+            hardware.listening.insert(port, "nginx".into());
+        }
+        "mark" => {
+            let mark = HostMark {
+                cluster: value.parse().expect("a name"),
+                node: node(host),
+                disposable: false,
+            };
+            world.machine_mut(&node(host)).disk.mark = Some(mark);
+        }
+        "authority" => {
+            world.machine_mut(&node(host)).disk.pki.authority = Some(value.into());
+        }
+        _ => panic!("`{setting}` is nothing that a host is like"),
+    }
+}
+
+fn leave_behind(world: &mut World, words: &[&str]) {
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let since = world.now_ms;
+    let first = world.ready().first().expect("a master that serves").clone();
+    if let ["backend", name, at] = words {
+        for machine in world.machines.keys().cloned().collect::<Vec<_>>() {
+            if let Some(balancer) = &mut world.machine_mut(&machine).disk.balancer {
+                let backend = (address(at), 6443).into();
+                balancer.backends.insert(node(name), backend);
+            }
+        }
+        return;
+    }
+    let kube = world.kube_mut(&first).expect("it is ready");
+    match words {
+        ["node", name, at] => {
+            let object = Node {
+                ready: false,
+                reason: "Kubelet stopped posting node status.".into(),
+                control_plane: true,
+                tainted: true,
+                kubelet: "1.35.4".into(),
+                addresses: [address(at)].into(),
+                heartbeat: None,
+            };
+            kube.nodes.insert(node(name), object);
+            kube.silent_since.insert(node(name), since);
+        }
+        ["endpoint", at] => {
+            kube.stale_endpoints.insert(address(at));
+        }
+        ["secrets"] => {
+            kube.tokens.insert("left00".into());
+            kube.uploaded_certs = true;
+        }
+        other => panic!("nobody leaves {other:?} behind"),
+    }
+}
