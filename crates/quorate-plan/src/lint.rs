@@ -29,6 +29,7 @@ impl std::fmt::Display for Finding {
 /// Reads a plan against what was seen.
 pub fn lint(plan: &Plan, seen: &Observation) -> Vec<Finding> {
     let mut reader = Reader::new(plan, seen);
+    reader.voters_before = reader.voters();
     for (number, stage) in (1..).zip(&plan.stages) {
         reader.number = number;
         reader.stage(stage);
@@ -59,6 +60,7 @@ struct Reader<'a> {
     /// What has to follow a removal that left two voters.
     must_follow: Option<Option<NodeName>>,
     changes_membership: bool,
+    voters_before: usize,
     previous_change: Option<&'a Change>,
     /// Hosts that join in a later stage.
     to_join: BTreeSet<NodeName>,
@@ -105,6 +107,7 @@ impl<'a> Reader<'a> {
             open_removal: None,
             must_follow: None,
             changes_membership: false,
+            voters_before: 0,
             previous_change: None,
             to_join: to_join.collect(),
         }
@@ -376,11 +379,9 @@ impl<'a> Reader<'a> {
             self.find("ends with two voters".into());
         }
         let voters = self.voters();
-        if self.changes_membership
-            && !self.members.is_empty()
-            && voters > 0
-            && voters.is_multiple_of(2)
-        {
+        // Whoever takes a learner back found that number.
+        let changed = self.changes_membership && voters != self.voters_before;
+        if changed && !self.members.is_empty() && voters.is_multiple_of(2) {
             self.find(format!("ends with {voters} voters, an even number"));
         }
     }

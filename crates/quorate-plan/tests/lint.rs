@@ -353,6 +353,12 @@ fn good_ways_out_pass() {
     );
     // What is left of one that was interrupted.
     check("a+ b+ c+", leaves("d", None)[3..].to_vec(), &[]);
+    // A join that is taken back, where two voters were left.
+    check(
+        "a+ b+ c-learner",
+        [stage(remove("c", None), [gone("b", "c")])],
+        &[],
+    );
 }
 
 /// As [`joins`], of a host that is compared again.

@@ -115,8 +115,9 @@ pub fn lasting(world: &World) -> String {
         machine.memory.connected = false;
         machine.disk.fence = quorate_plan::Fence::default();
         machine.disk.claim = None;
-        if let Some(disk) = &mut machine.disk.etcd {
-            disk.index = 0;
+        let disk = &mut machine.disk;
+        for data in disk.etcd.iter_mut().chain(&mut disk.aside) {
+            data.index = 0;
         }
         for certificate in machine.disk.pki.certificates.values_mut() {
             certificate.not_after = 0;
@@ -127,6 +128,7 @@ pub fn lasting(world: &World) -> String {
         cluster.term = 0;
         cluster.leader = None;
         cluster.kube.tokens_made = 0;
+        cluster.kube.silent_since.clear();
         for member in cluster.members.values_mut() {
             member.confirmed = 0;
         }

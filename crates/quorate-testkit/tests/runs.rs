@@ -1,8 +1,10 @@
 //! The production runner over hosts in memory: it converges, and whoever is killed at any effect leaves a world from which the next
 //! operator reaches the same end.
 
+use std::time::Duration;
+
 use quorate_exec::{StopSignal, run};
-use quorate_plan::{Event, Intent, event::Verdict, observation::Power, spec::BringUp};
+use quorate_plan::{Event, Goal, Intent, event::Verdict, observation::Power, spec::BringUp};
 use quorate_testkit::{
     World,
     drive::{apply, apply_until_done, approve},
@@ -64,6 +66,42 @@ async fn a_worker() -> Situation {
     after("a worker", Cluster::default(), with_worker).await
 }
 
+fn swapped() -> Cluster {
+    Cluster {
+        swaps: [(3, 4), (0, 0)],
+        ..Cluster::default()
+    }
+}
+
+/// One master leaves for another; the operator's machine remembers it.
+async fn swap(name: &'static str, before: Cluster, then: Cluster) -> Situation {
+    let mut situation = after(name, before, then).await;
+    situation.intent = then.intent_after(&before);
+    situation
+}
+
+async fn swap_for_a_dead_one() -> Situation {
+    let mut situation = swap("a dead one", Cluster::default(), swapped()).await;
+    situation.world.power_off(&node("cp-3"));
+    let shared = Shared::new(situation.world);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    situation.world = shared.world();
+    situation
+}
+
+async fn anew() -> Situation {
+    let cluster = Cluster::default();
+    let world = grown(cluster).await;
+    let intent = cluster.intent();
+    let seen = world.observe(&intent);
+    let goal = Goal::replace(&intent, node("cp-2"), None, &seen).expect("etcd tells");
+    Situation {
+        name: "made anew",
+        world,
+        intent: Intent { goal, ..intent },
+    }
+}
+
 /// A world in which that cluster file was applied.
 async fn grown(cluster: Cluster) -> World {
     let shared = Shared::new(World::new(&cluster.spec()));
@@ -98,6 +136,9 @@ async fn a_run_converges_and_a_second_one_has_nothing_to_do() {
         one_by_one(),
         one_to_three().await,
         a_worker().await,
+        swap("swapped", Cluster::default(), swapped()).await,
+        swap_for_a_dead_one().await,
+        anew().await,
     ] {
         let shared = Shared::new(world);
         let run = apply(&shared, &intent, operator(1), Script::none()).await;
@@ -135,6 +176,30 @@ async fn killed_on_the_way_from_one_to_three_the_next_operator_reaches_the_same_
 #[tokio::test(start_paused = true)]
 async fn killed_while_a_worker_joins_the_next_operator_reaches_the_same_end() {
     killed_at_every_effect(a_worker().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_a_master_is_swapped_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(swap("swapped", Cluster::default(), swapped()).await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_five_become_three_the_next_operator_reaches_the_same_end() {
+    let five = Cluster {
+        masters: 5,
+        ..Cluster::default()
+    };
+    killed_at_every_effect(swap("five to three", five, Cluster::default()).await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_a_dead_master_is_replaced_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(swap_for_a_dead_one().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_while_a_master_is_made_anew_the_next_operator_reaches_the_same_end() {
+    killed_at_every_effect(anew().await).await;
 }
 
 async fn killed_at_every_effect(situation: Situation) {

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use quorate_plan::{
-    Intent, NodeName,
+    Goal, Intent, NodeName, Observation,
     assessment::{Health, assess},
     event::Verdict,
     spec::BringUp,
@@ -34,22 +34,95 @@ fn effect(rng: &mut Rng) -> u64 {
 }
 
 /// One seed's situation: what is there, and what is wanted.
-fn situation(rng: &mut Rng) -> (Cluster, Option<Cluster>) {
-    let together = Cluster::default();
+#[derive(Debug)]
+struct Situation {
+    cluster: Cluster,
+    /// What was there before. `None`: nothing.
+    before: Option<Cluster>,
+    verb: Verb,
+    /// A master that died before anybody did anything.
+    dead: Option<NodeName>,
+}
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Apply,
+    /// Of `cp-3` by `cp-4`, which the file names.
+    Replace,
+    /// Of `cp-2` by itself.
+    Anew,
+    /// Of one of four, after a swap that was interrupted.
+    Remove,
+    /// Of a join that was interrupted.
+    Repair,
+}
+
+fn situation(rng: &mut Rng) -> Situation {
     let bring_up = *rng.one_of(&[BringUp::Together, BringUp::OneByOne]);
     let cluster = Cluster {
         bring_up,
         workers: u8::try_from(rng.below(2)).expect("small"),
         balancers: u8::try_from(1 + rng.below(2)).expect("small"),
         local: !rng.once_in(4),
-        ..together
+        ..Cluster::default()
     };
-    let single = Cluster {
-        masters: 1,
+    let with = |masters: u8| Cluster { masters, ..cluster };
+    let swapped = Cluster {
+        swaps: [(3, 4), (0, 0)],
         ..cluster
     };
-    let before = rng.once_in(3).then_some(single);
-    (cluster, before)
+    let two_swapped = Cluster {
+        swaps: [(1, 4), (2, 5)],
+        ..cluster
+    };
+    let plain = |cluster, before| Situation {
+        cluster,
+        before,
+        verb: Verb::Apply,
+        dead: None,
+    };
+    let third = node("cp-3");
+    match rng.below(14) {
+        0..=3 => plain(cluster, None),
+        4 => plain(cluster, Some(with(1))),
+        5 => plain(with(5), Some(cluster)),
+        6 => plain(cluster, Some(with(5))),
+        7 => plain(swapped, Some(cluster)),
+        8 => plain(two_swapped, Some(cluster)),
+        9 => Situation {
+            dead: Some(third),
+            ..plain(swapped, Some(cluster))
+        },
+        10 => Situation {
+            verb: Verb::Replace,
+            dead: rng.once_in(2).then_some(third),
+            ..plain(swapped, Some(cluster))
+        },
+        11 => Situation {
+            verb: Verb::Anew,
+            ..plain(cluster, Some(cluster))
+        },
+        12 => Situation {
+            verb: Verb::Remove,
+            ..plain(swapped, Some(cluster))
+        },
+        _ => Situation {
+            verb: Verb::Repair,
+            ..plain(cluster, Some(with(1)))
+        },
+    }
+}
+
+/// What that verb asks for, in the words of the command line: a member is looked up when it is asked for.
+fn goal(verb: Verb, intent: &Intent, seen: &Observation) -> Option<Goal> {
+    Some(match verb {
+        Verb::Apply => Goal::Converge,
+        Verb::Replace => Goal::replace(intent, node("cp-3"), Some(node("cp-4")), seen).ok()?,
+        Verb::Anew => Goal::replace(intent, node("cp-2"), None, seen).ok()?,
+        Verb::Remove => Goal::Remove { node: node("cp-3") },
+        Verb::Repair => Goal::Repair,
+    })
 }
 
 fn time(rng: &mut Rng) -> Duration {
@@ -98,18 +171,18 @@ async fn play(seed: u64) -> Story {
         trouble: Vec::new(),
         end: "nowhere",
     };
-    let (cluster, before) = situation(&mut rng);
-    let intent = cluster.intent();
-    story.lines.push(format!("{cluster:?}, before: {before:?}"));
-    let mut world = World::new(&before.unwrap_or(cluster).spec());
-    if let Some(before) = before {
-        let shared = Shared::new(world);
-        let run = apply(&shared, &before.intent(), operator(90), Script::none()).await;
-        story.tell(&run, 90);
-        shared.rest().await;
-        world = shared.world();
-        world.know(&intent.spec);
-    }
+    let situation = situation(&mut rng);
+    let file = match &situation.before {
+        Some(before) => situation.cluster.intent_after(before),
+        None => situation.cluster.intent(),
+    };
+    story.lines.push(format!("{situation:?}"));
+    let world = there(&mut rng, &situation, &file, &mut story).await;
+    let goal = goal(situation.verb, &file, &world.observe(&file));
+    let intent = Intent {
+        goal: goal.expect("etcd tells of its members before anything goes wrong"),
+        ..file.clone()
+    };
     let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
     let shared = Shared::new(world);
     // Nobody brings lost data back: then saying so is the right end.
@@ -126,16 +199,20 @@ async fn play(seed: u64) -> Story {
         story.tell(&run, number);
     }
     shared.rest().await;
-    // Power cuts of machines that somebody else switches on end by themselves; a provider's are started by the plan.
-    let mut end = None;
-    for number in 10..10 + QUIET_RUNS {
-        let run = apply(&shared, &intent, operator(number), Script::none()).await;
-        story.tell(&run, number);
-        shared.rest().await;
-        end = run.verdict.clone();
-        if run.verdict == Some(Verdict::Done) && run.approved.is_empty() {
-            break;
+    let mut end = quietly(&shared, &intent, 10, &mut story).await;
+    if situation.verb == Verb::Repair && end == Some(Verdict::Done) {
+        // It went back; from there it goes forward.
+        let learners = |world: &World| {
+            let mut members = world
+                .clusters
+                .values()
+                .flat_map(|cluster| cluster.members.values());
+            members.any(|member| member.learner)
+        };
+        if learners(&shared.world()) {
+            story.trouble.push("repaired, and a learner is left".into());
         }
+        end = quietly(&shared, &file, 20, &mut story).await;
     }
     let lost = shared
         .log()
@@ -146,18 +223,86 @@ async fn play(seed: u64) -> Story {
     story
 }
 
+/// The world a seed begins with.
+async fn there(rng: &mut Rng, situation: &Situation, file: &Intent, story: &mut Story) -> World {
+    let Some(before) = &situation.before else {
+        return World::new(&situation.cluster.spec());
+    };
+    let shared = Shared::new(World::new(&before.spec()));
+    let run = apply(&shared, &before.intent(), operator(90), Script::none()).await;
+    story.tell(&run, 90);
+    shared.rest().await;
+    shared.change(|world| world.know(&file.spec));
+    let interrupted = match situation.verb {
+        Verb::Apply | Verb::Replace | Verb::Anew => None,
+        Verb::Remove => Some(Script::on("balancer drained cp-3", Fault::KillBefore)),
+        Verb::Repair => Some(Script::at(20 + rng.below(25), Fault::KillAfter)),
+    };
+    if let Some(script) = interrupted {
+        let run = apply(&shared, file, operator(91), script).await;
+        story.tell(&run, 91);
+        shared.rest().await;
+    }
+    if let Some(dead) = &situation.dead {
+        shared.change(|world| world.power_off(dead));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        shared.rest().await;
+    }
+    shared.world()
+}
+
+/// Operators who try when nothing goes wrong any more, until nothing is left to do.
+async fn quietly(
+    shared: &Shared,
+    intent: &Intent,
+    first: u32,
+    story: &mut Story,
+) -> Option<Verdict> {
+    // Power cuts of machines that somebody else switches on end by themselves; a provider's are started by the plan.
+    let mut end = None;
+    for number in first..first + QUIET_RUNS {
+        let run = apply(shared, intent, operator(number), Script::none()).await;
+        story.tell(&run, number);
+        shared.rest().await;
+        end = run.verdict.clone();
+        if run.verdict == Some(Verdict::Done) && run.approved.is_empty() {
+            break;
+        }
+    }
+    end
+}
+
 fn judge(shared: &Shared, intent: &Intent, end: Option<Verdict>, lost: bool, story: &mut Story) {
     story.trouble.extend(shared.violations());
     story.trouble.extend(invariant::violations(&shared.world()));
     match end {
         Some(Verdict::Done) => {
             story.end = "done";
-            let seen = shared.world().observe(intent);
-            let judged = assess(intent, &seen);
+            let world = shared.world();
+            let judged = assess(intent, &world.observe(intent));
             if judged.health != Health::Healthy {
                 story
                     .trouble
                     .push(format!("done, and yet {}", render::assessment(&judged)));
+            }
+            if let Goal::Replace {
+                member: Some(member),
+                ..
+            } = &intent.goal
+                && world
+                    .clusters
+                    .values()
+                    .any(|cluster| cluster.members.contains_key(member))
+            {
+                story
+                    .trouble
+                    .push(format!("replaced, and {member} is there"));
+            }
+            for node in intent.retired.keys() {
+                let machine = world.machine(node);
+                if machine.answers() && machine.disk.mark.is_some() {
+                    story.trouble.push(format!("{node} left and was not reset"));
+                }
             }
         }
         Some(Verdict::Refused { .. }) if lost => story.end = "refused, with data lost",
@@ -203,9 +348,9 @@ fn whole_procedures_survive_random_faults() {
         let workers: Vec<_> = (0..threads)
             .map(|first| {
                 let own = (first..seeds).step_by(threads as usize);
-                let play = |seed| {
-                    let Story { trouble, end, .. } = play_alone(seed);
-                    (seed, trouble, end)
+                let play = |seed| match std::panic::catch_unwind(|| play_alone(seed)) {
+                    Ok(Story { trouble, end, .. }) => (seed, trouble, end),
+                    Err(_) => (seed, vec!["it panicked: see above".into()], "panicked"),
                 };
                 scope.spawn(move || own.map(play).collect::<Vec<_>>())
             })

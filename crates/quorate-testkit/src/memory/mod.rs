@@ -24,7 +24,7 @@ pub use script::{Fault, Script};
 use crate::{
     World,
     invariant::{has_quorum, new_backends, violations},
-    world::{ActError, CLOCK_MS, act::Accepted},
+    world::{ActError, act::Accepted},
 };
 
 /// One notch of [`World::tick`].
@@ -38,6 +38,8 @@ pub struct Shared(Rc<RefCell<Inner>>);
 struct Inner {
     world: World,
     since: Instant,
+    /// The world's time then.
+    since_ms: u64,
     /// Ticks that have passed.
     ticks: u32,
     /// Nothing changes by itself any more.
@@ -93,6 +95,7 @@ impl Shared {
     /// Shares a world. Its time begins now.
     pub fn new(world: World) -> Self {
         Self(Rc::new(RefCell::new(Inner {
+            since_ms: world.now_ms,
             world,
             since: Instant::now(),
             ticks: 0,
@@ -185,7 +188,7 @@ impl Inner {
             self.ticks += 1;
             let at = self.since + TICK * self.ticks;
             let elapsed = u64::try_from((at - self.since).as_millis()).unwrap_or(u64::MAX);
-            self.world.now_ms = CLOCK_MS + elapsed;
+            self.world.now_ms = self.since_ms + elapsed;
             for node in self.world.ready() {
                 self.ready_at.insert(node, at);
             }
