@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{ErrorKind, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -211,18 +210,14 @@ fn has_address(spec: &Spec, machine: &Machine) -> bool {
         .any(|(_, other, _)| other.address == machine.address)
 }
 
-/// Written beside, then renamed.
+/// Written beside, for the owner alone, then renamed: two operators on one machine may be at it at once.
 fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
+    let folder = path.parent().expect("it lies in a folder");
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    new.write_all(bytes)?;
+    new.as_file().sync_all()?;
+    new.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

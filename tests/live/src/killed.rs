@@ -36,15 +36,17 @@ impl Place {
     }
 }
 
-/// Before an effect, in the middle of it, when it stands, and in the middle of what comes next: met in turn, and the plan's steps drift
-/// past them.
-const PLACES: [Place; 8] = [
+/// Before an effect, in the middle of it, when it stands, and in the middle of what comes next; also when nothing but the fence is taken,
+/// and when a stage was permitted: met in turn, and the plan's steps drift past them.
+const PLACES: [Place; 10] = [
     Place::new("stepStarted", 0),
     Place::new("stepStarted", 60),
     Place::new("stepStands", 0),
     Place::new("stepStarted", 0),
+    Place::new("fenced", 0),
     Place::new("stepStarted", 20),
     Place::new("stepStarted", 0),
+    Place::new("stageStarted", 0),
     Place::new("stepStarted", 150),
     Place::new("stepStarted", 400),
 ];

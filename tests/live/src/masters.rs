@@ -326,11 +326,11 @@ impl Masters {
             ),
             (
                 "it lies aside, for root alone",
-                "test -e /var/lib/quorate/aside/*/var/lib/etcd/member/wal && test $(stat -c %a /var/lib/quorate/aside) = 700",
+                "ls -d /var/lib/quorate/aside/*/var/lib/etcd/member/wal && test $(stat -c %a /var/lib/quorate/aside) = 700",
             ),
             (
                 "so do the certificate authorities' keys",
-                "test -e /var/lib/quorate/aside/*/etc/kubernetes/pki/ca.key",
+                "ls /var/lib/quorate/aside/*/etc/kubernetes/pki/ca.key",
             ),
             (
                 "no mark and no marker are left",
@@ -425,8 +425,8 @@ impl Masters {
         let entries = journal["items"].as_array().context("it has entries")?;
         let at = |event: &str, what: &str| {
             let is_it = |entry: &&Value| {
-                let event = &entry["event"][event];
-                event["step"]["ensure"]["host"].get(what).is_some()
+                let told = &entry["event"];
+                told["event"] == event && told["step"]["ensure"]["host"].get(what).is_some()
             };
             entries
                 .iter()
