@@ -19,7 +19,7 @@ use crate::{bring_up, stage::Stage};
 const KILLS_MAX: usize = 200;
 
 /// Fewer kills than this leave places out: about one for every step of the plan.
-const KILLS_MIN: usize = 40;
+pub const KILLS_MIN: usize = 40;
 
 /// Where a run is killed, relative to an event that its journal tells of.
 struct Place {
@@ -71,19 +71,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         &file,
     ])?;
     stage.settle_in("172.31.61.0/24", &file)?;
-    let mut kills = 0;
-    for place in PLACES.iter().cycle() {
-        match run_until(stage, &file, place)? {
-            Ended::Killed => kills += 1,
-            Ended::ByItself(code) => {
-                stage.check_eq("the last run ends well", &code, &Some(0));
-                break;
-            }
-        }
-        if kills > KILLS_MAX {
-            bail!("no end after {KILLS_MAX} kills: the runs make no progress");
-        }
-    }
+    let kills = until_done(stage, &file)?;
     stage.check(
         &format!("there were at least {KILLS_MIN} kills (seen {kills})"),
         kills >= KILLS_MIN,
@@ -99,6 +87,24 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     ])?;
     bring_up::judge(stage, &file, &kubeconfig)?;
     bring_up::nothing_to_do(stage, &file)
+}
+
+/// Applies a file again and again, each time killed at the next place, until a run ends by itself. Returns how many were killed.
+pub fn until_done(stage: &mut Stage, file: &str) -> Result<usize> {
+    let mut kills = 0;
+    for place in PLACES.iter().cycle() {
+        match run_until(stage, file, place)? {
+            Ended::Killed => kills += 1,
+            Ended::ByItself(code) => {
+                stage.check_eq("the last run ends well", &code, &Some(0));
+                break;
+            }
+        }
+        if kills > KILLS_MAX {
+            bail!("no end after {KILLS_MAX} kills: the runs make no progress");
+        }
+    }
+    Ok(kills)
 }
 
 enum Ended {

@@ -75,6 +75,13 @@ const CASES: &[Case] = &[
         run: masters::counted,
     },
     Case {
+        name: "broken-off",
+        full: true,
+        budget_s: 600,
+        about: "under load: apply killed at every step while a master is swapped and three become five and three again",
+        run: masters::broken_off,
+    },
+    Case {
         name: "kubeadm-kin",
         full: true,
         budget_s: 420,
