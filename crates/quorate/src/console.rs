@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{exit::Exit, failure::Failure};
+use crate::{exit::Exit, failure::Failure, interrupts::Interrupts};
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -87,6 +87,7 @@ pub struct Console {
     pub terminal: Terminal,
     choice: ColourChoice,
     environment: Environment,
+    interrupts: Option<Interrupts>,
 }
 
 impl fmt::Debug for Console {
@@ -146,6 +147,7 @@ impl Console {
             },
             choice: ColourChoice::Auto,
             environment: Environment::of_process(),
+            interrupts: None,
         }
     }
 
@@ -163,6 +165,18 @@ impl Console {
             terminal,
             choice: ColourChoice::Never,
             environment: Environment::default(),
+            interrupts: None,
+        }
+    }
+
+    /// The listener for Ctrl-C, which is this console's from the first time that somebody wants it.
+    ///
+    /// # Errors
+    /// When the system does not let us listen.
+    pub fn interrupts(&mut self) -> Result<Interrupts, Failure> {
+        match &self.interrupts {
+            Some(interrupts) => Ok(interrupts.clone()),
+            None => Ok(self.interrupts.insert(Interrupts::listen()?).clone()),
         }
     }
 
@@ -264,7 +278,13 @@ impl Console {
         }
         self.ask(format!("{question}? Type {word} to go on: "));
         let mut typed = String::new();
-        self.input.read_line(&mut typed).map_err(|error| {
+        let mut read = || self.input.read_line(&mut typed);
+        let answered = match &self.interrupts {
+            Some(interrupts) => interrupts.asking(read)?,
+            // Nobody took Ctrl-C over: it ends the process.
+            None => read(),
+        };
+        answered.map_err(|error| {
             Failure::doing(Exit::Unexpected, "could not read the answer", &error)
         })?;
         if !typed.ends_with('\n') {

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod console;
 pub mod exit;
 pub mod failure;
+pub mod interrupts;
 pub mod known;
 pub mod reach;
 pub mod reference;

@@ -2,107 +2,32 @@
 //! with what the operator sees. Time is virtual. `QUORATE_BLESS=1` writes the stories anew; read the difference before it is committed.
 //!
 //! Lines: `$ quorate …` runs a command; `> word` types it at the next one's question; `! power-off cp-2` happens to the cluster, and
-//! `! apply` brings it up without a word, `! want workers: { count: 2 }` puts that line of the cluster file in place of the one there is.
+//! `! apply` brings it up without a word, `! want workers: { count: 2 }` puts that line of the cluster file in place of the one there is,
+//! `! nothing was done` holds that the last command asked no host for anything but a look.
+
+mod lab;
 
 use std::{
-    cell::Cell,
-    collections::BTreeMap,
     ffi::OsString,
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use quorate::{
-    cluster::ClusterFile,
     console::{Console, Terminal},
-    failure::Failure,
-    reach::Reach,
     run_in,
-    state::Directories,
 };
-use quorate_exec::World as Seams;
-use quorate_plan::{
-    Intent, NodeName,
-    observation::Power,
-    spec::{self, Machine},
-};
+use quorate_plan::{NodeName, observation::HostMark, spec};
 use quorate_testkit::{
     World,
-    fixture::{node, operator},
-    memory::{MemoryHosts, MemoryInfra, Script, Shared},
+    fixture::node,
+    world::{Hardware, USERS_BALANCER},
 };
-use serde_json::json;
 
-const FILE: &str = "\
-apiVersion: quorate/v1
-name: demo
-controlPlane: { count: 3 }
-workers: { count: 1 }
-endpoint: { balancer: { count: 2 } }
-provider: { kind: local }
-components: { source: bundle, path: bundle }
-";
-
-/// The least there is, on hosts that somebody made.
-const SMALL: &str = "\
-apiVersion: quorate/v1
-name: small
-controlPlane: { hosts: [{ name: cp-1, address: 10.0.0.11 }] }
-endpoint: { host: api.example.org, balancer: { kind: external } }
-network: { cni: none }
-provider: { kind: ssh }
-components: { source: bundle, path: bundle }
-";
-
-/// A cluster in memory and the operator's machine.
-struct Lab {
-    directory: PathBuf,
-    shared: Shared,
-    runs: Cell<u32>,
-    /// Masters that there are machines for.
-    masters: BTreeMap<NodeName, Machine>,
-}
-
-impl Reach for &Lab {
-    type Hosts = MemoryHosts;
-    type Infra = MemoryInfra;
-
-    fn directories(&self) -> Result<Directories, Failure> {
-        Ok(Directories::below(&self.directory))
-    }
-
-    async fn inventory(
-        &self,
-        cluster: &ClusterFile,
-    ) -> Result<BTreeMap<NodeName, Machine>, Failure> {
-        let powers = self.shared.change(|world| world.infra());
-        let runs = |node: &NodeName| {
-            let view = powers.get(node).and_then(|view| view.get().ok());
-            view.is_some_and(|view| view.power == Power::Running)
-        };
-        Ok(self
-            .masters
-            .iter()
-            .filter(|(node, _)| cluster.spec.machine(node).is_none() && runs(node))
-            .map(|(node, machine)| (node.clone(), machine.clone()))
-            .collect())
-    }
-
-    async fn world(
-        &self,
-        _cluster: &ClusterFile,
-        _intent: &Intent,
-    ) -> Result<Seams<MemoryHosts, MemoryInfra>, Failure> {
-        self.runs.set(self.runs.get() + 1);
-        let (seams, _handle) = self
-            .shared
-            .operator(operator(self.runs.get()), Script::default());
-        Ok(seams)
-    }
-}
+use lab::Lab;
 
 #[test]
 fn stories() {
@@ -135,29 +60,7 @@ fn stories() {
 
 async fn tell(story: &str) -> String {
     let temporary = tempfile::tempdir().unwrap();
-    let directory = temporary.path().to_owned();
-    let file = if story.contains("@/small.yaml") {
-        SMALL
-    } else {
-        FILE
-    };
-    for (name, text) in [("demo.yaml", FILE), ("small.yaml", SMALL)] {
-        fs::write(directory.join(name), text).unwrap();
-    }
-    write_bundle(&directory.join("bundle"));
-    // Machines for masters that may be named later, not made yet.
-    let (spec, _) = spec::parse(&file.replace("count: 3", "count: 5"), "cluster.yaml").unwrap();
-    let lab = Lab {
-        directory,
-        shared: Shared::new(World::new(&spec)),
-        runs: Cell::new(0),
-        masters: if spec.local() {
-            spec.control_plane
-        } else {
-            BTreeMap::new()
-        },
-    };
-    let lab = Rc::new(lab);
+    let lab = Rc::new(Lab::new(temporary.path(), file_of(story)));
     let mut typed = String::new();
     let mut out = String::new();
     for line in story.lines() {
@@ -170,12 +73,20 @@ async fn tell(story: &str) -> String {
             happen(&lab, happens).await;
             out += &format!("{line}\n\n");
         } else if let Some(command) = line.strip_prefix("$ ") {
+            lab.effects_before.set(lab.shared.effects());
             let seen = run(&lab, command, std::mem::take(&mut typed)).await;
             out += &format!("{line}\n{seen}\n");
         }
     }
     assert_eq!(lab.shared.violations(), [""; 0]);
     out
+}
+
+/// The cluster file that a story is about: the world is made for it.
+fn file_of(story: &str) -> &'static str {
+    let named = |name: &&str| story.contains(&format!("@/{name}"));
+    let names = ["small.yaml", "given.yaml"];
+    names.into_iter().find(named).unwrap_or("demo.yaml")
 }
 
 async fn happen(lab: &Lab, what: &str) {
@@ -198,7 +109,7 @@ async fn happen(lab: &Lab, what: &str) {
             .change(|world| world.raise_alarm(&node(name), kind)),
         ["damage", file] => fs::write(lab.directory.join(file), "x").unwrap(),
         ["want", key, ..] => {
-            let path = lab.directory.join("demo.yaml");
+            let path = lab.directory.join(lab.file);
             let old = fs::read_to_string(&path).unwrap();
             let line = what.strip_prefix("want ").unwrap();
             let new: String = old
@@ -210,6 +121,17 @@ async fn happen(lab: &Lab, what: &str) {
             let (spec, _) = spec::parse(&new, "cluster.yaml").unwrap();
             lab.shared.change(|world| world.know(&spec));
         }
+        ["host", name, settings @ ..] => lab.shared.change(|world| {
+            for setting in settings {
+                set(world, &node(name), setting);
+            }
+        }),
+        ["name", resolves] => lab.shared.change(|world| {
+            world.resolves = (*resolves == "resolves").then_some(USERS_BALANCER);
+        }),
+        ["nothing", "was", "done"] => {
+            assert_eq!(lab.shared.effects(), lab.effects_before.get(), "{what}");
+        }
         ["rest"] => lab.shared.rest().await,
         ["wait", seconds] => {
             tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
@@ -219,6 +141,39 @@ async fn happen(lab: &Lab, what: &str) {
             assert!(seen.starts_with("[exit 0]"), "{seen}");
         }
         other => panic!("a story does not know {other:?}"),
+    }
+}
+
+/// `cpus=1` and the like, of a host; a setting without a value is as it should be again.
+fn set(world: &mut World, name: &NodeName, setting: &str) {
+    let (key, value) = setting.split_once('=').unwrap();
+    let machine = world.machine_mut(name);
+    let hardware = &mut machine.hardware;
+    let good = Hardware::default();
+    let number = |good: u64| value.parse().unwrap_or(good);
+    match key {
+        "arch" if value.is_empty() => hardware.arch = good.arch,
+        "arch" => hardware.arch = value.into(),
+        "systemd" => hardware.systemd = good.systemd.filter(|_| value != "none"),
+        "cpus" => hardware.cpus = u32::try_from(number(good.cpus.into())).unwrap(),
+        "memory" => hardware.memory_bytes = number(good.memory_bytes),
+        "disk" => hardware.disk_free_bytes = number(good.disk_free_bytes),
+        "clock" => hardware.clock_off_ms = value.parse().unwrap_or(0),
+        "listens" => {
+            hardware.listening = match value.split_once(':') {
+                Some((port, process)) => [(port.parse().unwrap(), process.to_owned())].into(),
+                None => [].into(),
+            }
+        }
+        "mark" => {
+            machine.disk.mark = (!value.is_empty()).then(|| HostMark {
+                cluster: value.parse().unwrap(),
+                node: name.clone(),
+                disposable: false,
+            });
+        }
+        "authority" => machine.disk.pki.cluster_ca = (!value.is_empty()).then(|| value.into()),
+        other => panic!("a story does not know `{other}` of a host"),
     }
 }
 
@@ -319,43 +274,4 @@ fn redacted_word(word: &str) -> String {
     } else {
         word.to_owned()
     }
-}
-
-/// SHA-256 of nothing.
-const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-/// A bundle as the operator's machine reads it: its manifest, and files that are what it says.
-fn write_bundle(directory: &Path) {
-    let images = [
-        ("kube-apiserver", "v1.35.4"),
-        ("kube-controller-manager", "v1.35.4"),
-        ("kube-scheduler", "v1.35.4"),
-        ("kube-proxy", "v1.35.4"),
-        ("etcd", "3.6.6-0"),
-        ("coredns", "v1.13.1"),
-        ("pause", "3.10.1"),
-        ("flannel", "v0.28.4"),
-    ];
-    let reference = |name: &str, tag: &str| format!("quorate.local/{name}:{tag}");
-    let mut files: Vec<_> = images
-        .iter()
-        .map(|(name, tag)| {
-            json!({
-                "path": format!("images/{name}.tar"), "size": 0, "sha256": EMPTY, "role": "image",
-                "version": tag, "source": name, "built": "fetched", "image": reference(name, tag),
-            })
-        })
-        .collect();
-    files.sort_by_key(|file| file["path"].as_str().unwrap().to_owned());
-    let manifest = json!({
-        "format": 1, "kubernetes": "1.35.4", "arch": "amd64", "origin": { "kind": "fetched" },
-        "imageRepository": "quorate.local",
-        "images": images.iter().map(|(name, tag)| ((*name).to_owned(), json!(reference(name, tag)))).collect::<serde_json::Map<_, _>>(),
-        "files": files,
-    });
-    fs::create_dir_all(directory.join("images")).unwrap();
-    for (name, _) in images {
-        fs::write(directory.join(format!("images/{name}.tar")), "").unwrap();
-    }
-    fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
 }

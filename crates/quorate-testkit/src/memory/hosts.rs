@@ -39,6 +39,8 @@ pub struct OperatorHandle(Rc<Process>);
 struct Process {
     shared: Shared,
     operator: Operator,
+    /// As whom it claimed hosts.
+    claims_as: RefCell<Operator>,
     script: RefCell<Script>,
     effects: Cell<u64>,
     dead: Cell<bool>,
@@ -63,6 +65,7 @@ pub(super) fn operator(
 ) -> (Seams<MemoryHosts, MemoryInfra>, OperatorHandle) {
     let process = Rc::new(Process {
         shared,
+        claims_as: RefCell::new(operator.clone()),
         operator,
         script: RefCell::new(script),
         effects: Cell::new(0),
@@ -191,7 +194,7 @@ impl Process {
     /// Hosts notice that the channel is closed.
     fn hang_up(&self) {
         let mut inner = self.shared.now();
-        inner.world.hang_up(&self.operator);
+        inner.world.hang_up(&self.claims_as.borrow());
     }
 
     async fn after(&self, fate: &Fate) {
@@ -336,6 +339,7 @@ impl Hosts for MemoryHosts {
     }
 
     async fn claim(&self, on: &NodeName, claim: &Claim) -> Result<Fencing, HostError> {
+        self.0.claims_as.replace(claim.operator.clone());
         self.0
             .exchange(on, "claim", |inner| inner.world.claim(on, claim))
             .await

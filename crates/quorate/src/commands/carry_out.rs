@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quorate_exec::{
-    Hosts, Infra, Journal, Recorder, Stop, StopSignal, World, consider, fence, identity, observe,
+    Hosts, Infra, Journal, Recorder, StopSignal, World, consider, fence, identity, observe,
     run as run_plan,
 };
 use quorate_plan::{
@@ -23,12 +23,7 @@ use crate::{
     failure::Failure,
     known::Known,
     reach::Reach,
-    show::{
-        self, assessment,
-        bundle::Parts,
-        counted, duration,
-        progress::{Between, Progress},
-    },
+    show::{self, assessment, bundle::Parts, counted, duration, progress::Progress},
 };
 
 /// Before anything is looked at: whoever forgot --yes in a script should not have to wait to be told.
@@ -78,6 +73,7 @@ pub(super) async fn arrived<H: Hosts, I: Infra>(
     console: &mut Console,
 ) -> Result<Considered, Failure> {
     let mut waited = false;
+    let interrupts = console.interrupts()?;
     let paint = console.paint_err();
     let mut tell = |waiting: &[Waiting], at_most: Duration| {
         waited = true;
@@ -87,7 +83,7 @@ pub(super) async fn arrived<H: Hosts, I: Infra>(
     };
     let (seen, planning) = tokio::select! {
         considered = consider(world, intent, &mut tell) => considered,
-        Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+        () = interrupts.interrupted() => return Err(Failure::silent(Exit::Interrupted)),
     };
     Ok(Considered {
         seen,
@@ -121,6 +117,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
         .paint_err()
         .paint(Style::Bold, &intent.spec.name)
         .to_string();
+    let interrupts = console.interrupts()?;
     let mut acted = false;
     loop {
         if !planning.plan.is_empty() {
@@ -141,7 +138,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
             if waited || ended {
                 seen = tokio::select! {
                     seen = settled(intent, world, console) => seen,
-                    Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+                    () = interrupts.interrupted() => return Err(Failure::silent(Exit::Interrupted)),
                 };
             }
             reached(cluster, intent, &seen, console)?;
@@ -172,7 +169,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
         if !goes_on {
             return tokio::select! {
                 ended = end(outcome, cluster, intent, world, console) => ended,
-                Ok(()) = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
+                () = interrupts.interrupted() => Err(Failure::silent(Exit::Interrupted)),
             };
         }
         // What had to happen first has happened: what else is needed can be seen now, and is approved like the rest.
@@ -180,7 +177,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
         if outcome.verdict == Verdict::Done {
             let _whole = tokio::select! {
                 seen = settled(intent, world, console) => seen,
-                Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::silent(Exit::Interrupted)),
+                () = interrupts.interrupted() => return Err(Failure::silent(Exit::Interrupted)),
             };
         }
         Considered {
@@ -357,13 +354,14 @@ async fn drive<H: Hosts, I: Infra>(
     let mut recorder = Recorder::new(journal, stop.clone());
     let mut progress = Progress::new(console, plan.stages.len());
     let operator = identity::operator(&run);
-    let interrupt = tokio::spawn(interrupted(stop.clone(), progress.voice()));
+    let interrupts = console.interrupts()?;
+    let stopping = interrupts.stopping(stop.clone(), progress.voice())?;
     let mut emit = |event: Event| {
         recorder.record(&event);
         progress.show(&event);
     };
     let verdict = run_plan(plan, intent, world, &operator, &stop, &mut emit).await;
-    interrupt.abort();
+    drop(stopping);
     progress.end();
     let took = duration(progress.elapsed());
     if progress.steps() > 0 {
@@ -377,21 +375,6 @@ async fn drive<H: Hosts, I: Infra>(
         run,
         interrupted: recorder.error().is_none(),
     })
-}
-
-/// Ctrl-C: once to stop where the cluster may rest, twice to stop at once.
-async fn interrupted(stop: StopSignal, voice: Between) {
-    let mut before = false;
-    while tokio::signal::ctrl_c().await.is_ok() {
-        if before {
-            voice.say("Stopping now. Hosts finish the action they are at.");
-            stop.ask(Stop::Now);
-        } else {
-            voice.say("Stopping at the next safe point. Ctrl-C again stops at once.");
-            stop.ask(Stop::AtSafePoint);
-        }
-        before = true;
-    }
 }
 
 /// Says how it ended, and judges the cluster.
