@@ -50,6 +50,12 @@ impl Bare {
         })
     }
 
+    /// Makes one more, and waits until it answers.
+    pub fn grow(&self, host: &str, number: u8) -> Result<()> {
+        self.add(host, number)?;
+        self.booted(host)
+    }
+
     fn add(&self, host: &str, number: u8) -> Result<()> {
         let mut spec = HostSpec::new(host.parse()?, self.cluster.subnet().host(number));
         // containerd's overlays cannot lie on the host's own overlay.

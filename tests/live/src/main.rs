@@ -12,6 +12,7 @@ mod guard;
 mod judge;
 mod killed;
 mod kin;
+mod leaver;
 mod load;
 mod masters;
 mod pages;
@@ -42,8 +43,8 @@ const CASES: &[Case] = &[
     Case {
         name: "ssh-serial",
         full: false,
-        budget_s: 300,
-        about: "hosts that somebody has: keys compared and pinned, a user with sudo, masters joining one by one",
+        budget_s: 360,
+        about: "hosts that somebody has: keys compared and pinned, a user with sudo, masters joining one by one, one of them replaced",
         run: ssh_serial::run,
     },
     Case {

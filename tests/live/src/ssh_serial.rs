@@ -1,5 +1,5 @@
 //! Hosts that somebody has, reached over SSH: nobody's keys are accepted unseen, masters join one by one, and what comes up is judged by
-//! tools that are not ours. One host is reached as a user who has to become root.
+//! tools that are not ours. One host is reached as a user who has to become root; in the end another comes for it.
 
 use std::{fs, time::Duration};
 
@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    judge::{Api, listings, same},
+    judge::{Api, listings, members, same},
+    leaver,
     pages::{self, Reading},
     stage::{Stage, finish},
 };
@@ -92,7 +93,38 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         &refused.status.code(),
         &Some(3),
     );
-    healthy(stage, &file, Duration::from_secs(60))
+    healthy(stage, &file, Duration::from_secs(60))?;
+    swap(stage, &hosts, &file, &api)
+}
+
+/// A master that is reached as a user who has to become root goes, and a host that was not there before comes for it. The one that went
+/// is its owner's machine: it is clean, and runs.
+fn swap(stage: &mut Stage, hosts: &Bare, file: &str, api: &Api) -> Result<()> {
+    hosts.grow("cp-4", 14)?;
+    let text: String = fs::read_to_string(file)?
+        .lines()
+        .map(|line| {
+            if line.contains("name: cp-2") {
+                "  - { name: cp-4, address: 172.31.62.14 }\n".to_owned()
+            } else {
+                format!("{line}\n")
+            }
+        })
+        .collect();
+    fs::write(file, text)?;
+    let print = hosts.fingerprint("cp-4")?;
+    stage.succeed(&["trust", "-f", file, "--expect", &print])?;
+    stage.succeed(&["replace", "cp-2", "--with", "cp-4", "--yes", "-f", file])?;
+    healthy(stage, file, Duration::from_secs(60))?;
+    let masters = ["cp-1", "cp-3", "cp-4"];
+    api.whole(stage, hosts, &masters, &["w-1"])?;
+    stage.check_eq(
+        "etcd has no other member, says etcdctl",
+        &members(hosts, "cp-1")?.len(),
+        &masters.len(),
+    );
+    leaver::judge(stage, hosts, "cp-2");
+    api.no_join_secrets(stage)
 }
 
 /// A key pair for a user who is not root: the private half's path, the public half.
