@@ -339,7 +339,9 @@ impl Trouble {
             Self::Refused(_) | Self::Departed(_) if acted => pace::SETTLING_MAX,
             // Before the first effect only what was not seen may appear by itself: one failed look is not an answer.
             Self::Refused(refusals) if refusals.iter().all(is_missing) => pace::FIRST_LOOK_MAX,
-            Self::Refused(_) | Self::Departed(_) => Duration::ZERO,
+            Self::Refused(_) => Duration::ZERO,
+            // An apiserver that is not ready for a moment between the yes and the first effect is no reason to ask again.
+            Self::Departed(_) => pace::UNITS_MAX,
         }
     }
 
