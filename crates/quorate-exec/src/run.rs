@@ -337,8 +337,8 @@ impl Trouble {
             Self::More(_) => pace::UNITS_MAX,
             Self::Refused(refusals) if refusals.iter().any(is_final) => Duration::ZERO,
             Self::Refused(_) | Self::Departed(_) if acted => pace::SETTLING_MAX,
-            // Before the first effect only what was not seen may appear by itself: one failed look is not an answer.
-            Self::Refused(refusals) if refusals.iter().all(is_missing) => pace::FIRST_LOOK_MAX,
+            // Before the first effect only who was not seen may appear by itself: one failed look is not an answer.
+            Self::Refused(refusals) if refusals.iter().all(may_pass) => pace::FIRST_LOOK_MAX,
             Self::Refused(_) => Duration::ZERO,
             // An apiserver that is not ready for a moment between the yes and the first effect is no reason to ask again.
             Self::Departed(_) => pace::UNITS_MAX,
@@ -392,6 +392,14 @@ pub(crate) fn refused(refusals: Vec<Refusal>) -> Verdict {
 
 fn is_missing(refusal: &Refusal) -> bool {
     refusal.code() == RefusalCode::Missing
+}
+
+/// Nobody answered once: a host, or at the endpoint.
+fn may_pass(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.code(),
+        RefusalCode::Missing | RefusalCode::EndpointSilent
+    )
 }
 
 /// Somebody else's word, which no waiting changes.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Intent, NodeName, Observation,
-    observation::ApiView,
+    observation::{ApiView, EndpointAnswer},
     quorum::{Quorum, needed},
     seen::Missing,
     spec::{BalancerSpec, Cni},
@@ -331,16 +331,20 @@ impl Judge<'_> {
                 Ok(Some(sight)) if sight.resolves.is_empty() => {
                     self.problem(node, format!("`{name}` does not resolve"))
                 }
-                Ok(Some(sight)) => match &sight.readyz {
-                    Some(readyz) if readyz.ready => {}
-                    Some(readyz) => self.problem(
+                Ok(Some(sight)) => match &sight.answer {
+                    EndpointAnswer::Apiserver(readyz) if readyz.ready => {}
+                    EndpointAnswer::Apiserver(readyz) => self.problem(
                         node,
                         format!(
                             "/readyz through {name}: expected ok, seen {}",
                             readyz.status
                         ),
                     ),
-                    None => self.problem(node, format!("nobody answers at {name}")),
+                    EndpointAnswer::Nobody => {
+                        self.problem(node, format!("nobody answers at {name}"));
+                    }
+                    // It is not in the cluster yet, which is a problem of its own.
+                    EndpointAnswer::Somebody => {}
                 },
                 Ok(None) => self
                     .unseen

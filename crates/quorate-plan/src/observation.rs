@@ -477,8 +477,20 @@ pub struct Balancer {
 pub struct EndpointSight {
     /// What the name resolves to. Empty: it does not.
     pub resolves: BTreeSet<IpAddr>,
-    /// `/readyz` through it. `None`: nobody answered.
-    pub readyz: Option<Readyz>,
+    /// Who answers there.
+    pub answer: EndpointAnswer,
+}
+
+/// Who answers at the endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointAnswer {
+    /// Nobody, or nobody whom the cluster's certificate authority vouches for.
+    Nobody,
+    /// Somebody takes connections. Whether it is an apiserver cannot be told on a host that holds no certificate authority yet.
+    Somebody,
+    /// An apiserver of this cluster said so to `/readyz`.
+    Apiserver(Readyz),
 }
 
 /// An apiserver's answer to `/readyz`.

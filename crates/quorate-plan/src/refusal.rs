@@ -1,7 +1,11 @@
 //! Refusals: what will not be done, in numbers, with the way on. Each is a type of its own, each has a page in the runbooks, and one
 //! table ([`RefusalCode::acceptable`]) says which of them an operator may override for one node. Losing quorum is never among them.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -110,6 +114,17 @@ pub enum Refusal {
         node: NodeName,
         /// The name.
         name: String,
+    },
+    /// The endpoint's name resolves, and nobody answers there although there are apiservers that are ready.
+    EndpointSilent {
+        /// From where.
+        nodes: BTreeSet<NodeName>,
+        /// The endpoint.
+        endpoint: String,
+        /// What its name resolves to there.
+        resolves: BTreeSet<IpAddr>,
+        /// The apiservers that it has to lead to.
+        backends: BTreeMap<NodeName, SocketAddr>,
     },
     /// A host's data directory is empty where it must not be.
     DataLost {
@@ -336,6 +351,7 @@ refusal_codes! {
     ClockDiffers = "clock-differs", true;
     PortInUse = "port-in-use", false;
     EndpointUnresolved = "endpoint-unresolved", false;
+    EndpointSilent = "endpoint-silent", false;
     DataLost = "data-lost", false;
     MachineHeld = "machine-held", false;
     BundleVersion = "bundle-version", false;
@@ -396,6 +412,7 @@ impl Refusal {
             | Self::ForeignAuthority { .. }
             | Self::PortInUse { .. }
             | Self::EndpointUnresolved { .. }
+            | Self::EndpointSilent { .. }
             | Self::DataLost { .. }
             | Self::MachineHeld { .. }
             | Self::BundleVersion { .. }

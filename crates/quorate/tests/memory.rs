@@ -85,7 +85,7 @@ async fn tell(story: &str) -> String {
 /// The cluster file that a story is about: the world is made for it.
 fn file_of(story: &str) -> &'static str {
     let named = |name: &&str| story.contains(&format!("@/{name}"));
-    let names = ["small.yaml", "given.yaml"];
+    let names = ["small.yaml", "given.yaml", "external.yaml"];
     names.into_iter().find(named).unwrap_or("demo.yaml")
 }
 
@@ -128,6 +128,9 @@ async fn happen(lab: &Lab, what: &str) {
         }),
         ["name", resolves] => lab.shared.change(|world| {
             world.resolves = (*resolves == "resolves").then_some(USERS_BALANCER);
+        }),
+        ["balancer", answers] => lab.shared.change(|world| {
+            world.users_balancer = *answers == "answers";
         }),
         ["nothing", "was", "done"] => {
             assert_eq!(lab.shared.effects(), lab.effects_before.get(), "{what}");

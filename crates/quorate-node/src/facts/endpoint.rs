@@ -8,9 +8,12 @@ use std::{
 
 use quorate_plan::{
     Missing, Seen,
-    observation::{EndpointName, EndpointSight},
+    observation::{EndpointAnswer, EndpointName, EndpointSight},
 };
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
 
 use super::{PATIENCE, api::readyz_of, in_time};
 use crate::{
@@ -44,11 +47,11 @@ pub(super) async fn look(
         // A resolver that is silent resolves nothing.
         Err(_) => BTreeSet::new(),
     };
-    let readyz = match resolves.first() {
-        Some(address) => readyz(paths, endpoint, *address).await,
-        None => None,
+    let answer = match resolves.first() {
+        Some(address) => answer(paths, endpoint, *address).await,
+        None => EndpointAnswer::Nobody,
     };
-    Seen::now(Some(EndpointSight { resolves, readyz }))
+    Seen::now(Some(EndpointSight { resolves, answer }))
 }
 
 /// The system's own resolver, asked through its own tool: a static binary has none, and what the kubelet will see is what counts.
@@ -78,19 +81,26 @@ pub(crate) async fn resolve(
     }
 }
 
-/// `None`: nobody answered, or there is no CA here to know the right one by.
-async fn readyz(
-    paths: &Paths,
-    endpoint: &EndpointName,
-    address: IpAddr,
-) -> Option<quorate_plan::observation::Readyz> {
+/// Without a CA here to know the right one by, all that can be told is whether somebody takes a connection.
+async fn answer(paths: &Paths, endpoint: &EndpointName, address: IpAddr) -> EndpointAnswer {
+    let address = SocketAddr::new(address, endpoint.port);
     let ca = ["/etc/kubernetes/pki/ca.crt", crate::ensure::BALANCER_CA]
         .map(|path| paths.at(path))
         .into_iter()
-        .find(|path| path.exists())?;
-    let address = SocketAddr::new(address, endpoint.port);
-    let client = clients::anonymous(ca, &format!("https://{endpoint}"), address).ok()?;
-    client.readyz(PATIENCE).await.ok().map(readyz_of)
+        .find(|path| path.exists());
+    let Some(ca) = ca else {
+        return match timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => EndpointAnswer::Somebody,
+            Ok(Err(_)) | Err(_) => EndpointAnswer::Nobody,
+        };
+    };
+    let Ok(client) = clients::anonymous(ca, &format!("https://{endpoint}"), address) else {
+        return EndpointAnswer::Nobody;
+    };
+    match client.readyz(PATIENCE).await {
+        Ok(readyz) => EndpointAnswer::Apiserver(readyz_of(readyz)),
+        Err(_) => EndpointAnswer::Nobody,
+    }
 }
 
 /// Only nodes of the cluster reach its DNS, and only over a pod network: without one the question would wait for nothing.
@@ -256,6 +266,24 @@ mod tests {
             .unwrap_err();
         assert!(missing.to_string().contains("no pod network"), "{missing}");
         assert!(started.elapsed() < RESEND);
+    }
+
+    /// A host that has not joined cannot tell an apiserver from anybody else, and must not take that for silence.
+    #[tokio::test]
+    async fn without_an_authority_only_connections_count() {
+        let machine = crate::testing::machine();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = EndpointName {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let answers = async || {
+            let sight = look(&machine.paths, &Tools::default(), Some(&endpoint)).await;
+            sight.get().unwrap().clone().unwrap().answer
+        };
+        assert_eq!(answers().await, EndpointAnswer::Somebody);
+        drop(listener);
+        assert_eq!(answers().await, EndpointAnswer::Nobody);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The cluster equals its file: bring-up, and whatever is missing from it later.
 
+mod endpoint;
 pub(super) mod situation;
 
 use std::{
@@ -471,8 +472,10 @@ impl<'a> Convergence<'a> {
             .map(|network| HostEnsure::Network { network })
             .into_iter()
             .chain([dns])
-            .map(|ensure| self.host(first, ensure, Reason::ClusterLacks));
-        draft.stage(self.seen, title, None, steps.collect());
+            .map(|ensure| self.host(first, ensure, Reason::ClusterLacks))
+            .collect::<Vec<_>>();
+        self.endpoint_leads(draft, &steps);
+        draft.stage(self.seen, title, None, steps);
     }
 
     /// One more master. Its stages follow each other: nothing else changes membership in between.
@@ -583,19 +586,25 @@ impl<'a> Convergence<'a> {
     }
 
     fn workers(&self, draft: &mut Draft, first: &NodeName) {
-        let steps = self.spec.workers.keys().map(|node| {
-            let worker = HostEnsure::Worker {
-                settings: self.settings.clone(),
-                node: self.peer(node),
-            };
-            Step {
-                handover: Some(Handover::JoinToken {
-                    from: first.clone(),
-                }),
-                ..self.host(node, worker, Reason::WorkerWanted)
-            }
-        });
-        draft.stage(self.seen, "Join the workers", None, steps.collect());
+        let steps: Vec<Step> = self
+            .spec
+            .workers
+            .keys()
+            .map(|node| {
+                let worker = HostEnsure::Worker {
+                    settings: self.settings.clone(),
+                    node: self.peer(node),
+                };
+                Step {
+                    handover: Some(Handover::JoinToken {
+                        from: first.clone(),
+                    }),
+                    ..self.host(node, worker, Reason::WorkerWanted)
+                }
+            })
+            .collect();
+        self.endpoint_leads(draft, &steps);
+        draft.stage(self.seen, "Join the workers", None, steps);
         let gone = self.host(first, HostEnsure::TokensGone {}, Reason::NoLongerNeeded);
         if draft.hands_over_tokens() {
             draft.follow_up("Clean up", gone);

@@ -68,6 +68,22 @@ impl fmt::Display for Refusal {
             Self::EndpointUnresolved { node, name } => {
                 write!(f, "`{name}` does not resolve on {node}")
             }
+            Self::EndpointSilent {
+                nodes,
+                endpoint,
+                resolves,
+                backends,
+            } => write!(
+                f,
+                "nobody answers at {endpoint} ({}) from {}, though there are apiservers that are ready: the balancer there has to lead to {}",
+                list(resolves),
+                list(nodes),
+                backends
+                    .iter()
+                    .map(|(node, address)| format!("{node} ({address})"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
             Self::DataLost { node, member } => {
                 write!(
                     f,

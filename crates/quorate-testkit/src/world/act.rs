@@ -495,6 +495,10 @@ impl World {
     }
 
     fn network(&mut self, node: &NodeName, network: &Network) -> Result<(), ActError> {
+        // Its pods find the apiservers through kube-proxy, which finds them through the endpoint.
+        if self.through_endpoint(node).is_none() {
+            return Err(not_yet("kube-proxy reaches no apiserver"));
+        }
         let kube = self.own_kube(node)?;
         let note = ("network".to_owned(), network.digest());
         kube.notes.get_or_insert_with(BTreeMap::new).extend([note]);

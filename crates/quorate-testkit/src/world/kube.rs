@@ -144,7 +144,7 @@ impl World {
             }
             Some(_) => None,
             // Somebody else's balancer: it knows every ready apiserver.
-            None => self.ready().into_iter().next(),
+            None => self.ready().into_iter().find(|_| self.users_balancer),
         }
     }
 

@@ -47,6 +47,8 @@ pub struct World {
     pub dns: Option<IpAddr>,
     /// What the endpoint's name resolves to without Quorate's doing. `None`: it does not.
     pub resolves: Option<IpAddr>,
+    /// The balancer that somebody else runs leads to the ready apiservers.
+    pub users_balancer: bool,
     /// True time, in milliseconds since 1970; machines' clocks differ from it by [`Hardware::clock_off_ms`].
     pub now_ms: u64,
     /// Certificate authority sets made so far: no two are the same.
@@ -62,6 +64,7 @@ impl World {
             endpoint: spec.endpoint.clone(),
             dns: quorate_plan::kubeadm::dns_address(&spec.network.services),
             resolves: None,
+            users_balancer: true,
             now_ms: CLOCK_MS,
             authorities: 0,
         };

@@ -8,8 +8,8 @@ use std::{
 use quorate_plan::{
     Missing, NodeName, Seen,
     observation::{
-        ApiView, EndpointSight, EtcdData, EtcdView, HostFacts, HostReport, Machine, Member, Power,
-        Unit, Workload,
+        ApiView, EndpointAnswer, EndpointSight, EtcdData, EtcdView, HostFacts, HostReport, Machine,
+        Member, Power, Unit, Workload,
     },
 };
 
@@ -118,9 +118,17 @@ impl World {
     fn endpoint_sight(&self, node: &NodeName) -> EndpointSight {
         EndpointSight {
             resolves: self.resolved(node).into_iter().collect(),
-            readyz: self
+            answer: match self
                 .through_endpoint(node)
-                .and_then(|master| self.readyz(&master)),
+                .and_then(|master| self.readyz(&master))
+            {
+                // Without a certificate authority to know it by it might be anybody.
+                Some(_) if self.machine(node).disk.pki.cluster_ca.is_none() => {
+                    EndpointAnswer::Somebody
+                }
+                Some(readyz) => EndpointAnswer::Apiserver(readyz),
+                None => EndpointAnswer::Nobody,
+            },
         }
     }
 

@@ -15,7 +15,7 @@ use quorate_plan::{
 };
 use tokio::time::Instant;
 
-use super::plan::{refused, say_changes_here, say_rest};
+use super::plan::{refused, say_changes_here, say_rest, say_to_register};
 use crate::{
     cluster::ClusterFile,
     console::{Console, Style},
@@ -125,6 +125,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
             console.ask(show::plan::text(&planning.plan, &seen, false, paint));
             console.say(format!("\n{name}: {}", show::plan::size(&planning.plan)));
             say_changes_here(&planning.plan, cluster, console, reach).await?;
+            say_to_register(&planning.plan, &intent.spec, console);
         }
         say_rest(&planning, console);
         if let Some(failure) = refused(&planning) {

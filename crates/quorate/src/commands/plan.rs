@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quorate_plan::{Ensure, Goal, InfraEnsure, Intent, Plan, Planning, refusal::RefusalCode};
+use quorate_plan::{Ensure, Goal, InfraEnsure, Intent, Plan, Planning, Spec, refusal::RefusalCode};
 use serde::Serialize;
 
 use super::carry_out::{Considered, arrived};
@@ -127,6 +127,7 @@ pub(super) async fn show(
         }
     }
     say_changes_here(&planning.plan, cluster, console, reach).await?;
+    say_to_register(&planning.plan, &intent.spec, console);
     say_rest(planning, console);
     if let Some(failure) = refused(planning) {
         cluster.hint_at_trust(seen, console);
@@ -171,6 +172,13 @@ pub(super) async fn say_changes_here(
         }
     }
     Ok(())
+}
+
+/// Says who has to be registered with a balancer that is the user's.
+pub(super) fn say_to_register(plan: &Plan, spec: &Spec, console: &mut Console) {
+    if let Some(line) = show::plan::to_register(plan, spec) {
+        console.say(line);
+    }
 }
 
 /// Says what is waited for and what is refused.

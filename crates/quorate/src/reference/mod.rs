@@ -41,6 +41,7 @@ runbooks! {
     ClockDiffers = "clock-differs";
     PortInUse = "port-in-use";
     EndpointUnresolved = "endpoint-unresolved";
+    EndpointSilent = "endpoint-silent";
     DataLost = "data-lost";
     MachineHeld = "machine-held";
     BundleVersion = "bundle-version";

@@ -1,11 +1,13 @@
 //! A plan as text: stages with what each changes for the quorum, their steps grouped by host, each group with its reason. Start at
 //! [`text`]. The numbers come from the observation the plan was made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_plan::{
-    Change, Ensure, Missing, Observation, Place, Plan, Quorum, Stage, Step,
+    Change, Ensure, HostEnsure, Missing, NodeName, Observation, Place, Plan, Quorum, Spec, Stage,
+    Step,
     quorum::{needed, tolerance},
+    spec::BalancerSpec,
     step::InfraEnsure,
 };
 
@@ -61,6 +63,30 @@ pub fn size(plan: &Plan) -> String {
         counted(plan.len(), "step"),
         counted(machines.len(), "machine")
     )
+}
+
+/// What a balancer of the user's own has to lead to once the masters of the plan serve. `None`: it is ours, or none comes.
+pub fn to_register(plan: &Plan, spec: &Spec) -> Option<String> {
+    let comes = |step: &Step| match &step.ensure {
+        Ensure::Host(HostEnsure::ControlPlane { node, .. }) => Some(node.name.clone()),
+        Ensure::Host(_) | Ensure::Infra(_) => None,
+    };
+    let coming: BTreeSet<NodeName> = plan.steps().filter_map(comes).collect();
+    let backends: Vec<String> = coming
+        .iter()
+        .filter_map(|node| Some((node, spec.control_plane.get(node)?)))
+        .map(|(node, machine)| format!("{node} ({})", Spec::apiserver(machine)))
+        .collect();
+    match spec.balancer {
+        BalancerSpec::Quorate { .. } => None,
+        BalancerSpec::External => (!backends.is_empty()).then(|| {
+            format!(
+                "The balancer at {} is yours: register {} there. The pod network and workers need it.",
+                spec.endpoint,
+                backends.join(", ")
+            )
+        }),
+    }
 }
 
 /// The machine a step is about.

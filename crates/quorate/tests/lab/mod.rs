@@ -55,11 +55,23 @@ provider: { kind: ssh }
 components: { source: bundle, path: bundle }
 ";
 
+/// A worker behind a balancer that somebody else runs.
+const EXTERNAL: &str = "\
+apiVersion: quorate/v1
+name: external
+controlPlane: { hosts: [{ name: cp-1, address: 10.0.0.11 }] }
+workers: { hosts: [{ name: w-1, address: 10.0.0.101 }] }
+endpoint: { host: api.example.org, balancer: { kind: external } }
+provider: { kind: ssh }
+components: { source: bundle, path: bundle }
+";
+
 /// Cluster files by name.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("demo.yaml", FILE),
     ("small.yaml", SMALL),
     ("given.yaml", GIVEN),
+    ("external.yaml", EXTERNAL),
 ];
 
 /// A cluster in memory and the operator's machine.
