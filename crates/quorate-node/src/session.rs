@@ -297,6 +297,7 @@ fn check_host(
         | HostEnsure::Images { .. }
         | HostEnsure::Balancer { .. }
         | HostEnsure::Authority { .. }
+        | HostEnsure::FoundingAside { .. }
         | HostEnsure::Backend { .. }
         | HostEnsure::Guarded {}
         | HostEnsure::Learner { .. }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MemberId, Observation,
     change::{Change, Permit},
-    guard::{permit, promotable, resettable},
+    guard::{permit, promotable, resettable, restartable},
     intent::{Acceptance, Fence},
     observation::Fencing,
     refusal::Refusal,
@@ -95,6 +95,9 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
     if let HostEnsure::Reset { node } = &request.ensure {
         resettable(seen, node)?;
     }
+    if let HostEnsure::FoundingAside { founding } = &request.ensure {
+        restartable(seen, &founding.nodes)?;
+    }
     Ok(Admitted {
         ensure: request.ensure,
         sealed: request.sealed,
@@ -129,6 +132,9 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         }
         HostEnsure::EtcdMember { founders, .. } => Needed::Exactly(Change::Found {
             nodes: founders.iter().map(|peer| peer.name.clone()).collect(),
+        }),
+        HostEnsure::FoundingAside { founding } => Needed::Exactly(Change::Found {
+            nodes: founding.nodes.clone(),
         }),
         HostEnsure::MemberGone { member, .. }
         | HostEnsure::LeaderMoved { member, .. }

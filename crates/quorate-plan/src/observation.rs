@@ -449,8 +449,25 @@ pub struct MemberMark {
 pub struct Founding {
     /// The founders. They are etcd's static `initial-cluster`.
     pub nodes: BTreeSet<NodeName>,
-    /// Over: every founder was seen as a voter. From then on the ordinary rules of membership hold.
+    /// Over: from then on the ordinary rules of membership hold. Those founders vote that could go on with it, a majority of them.
     pub done: bool,
+    /// How often it was begun again, with what it had left moved aside: at most [`Founding::RESTARTS_MAX`] times.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+impl Founding {
+    /// What fails twice fails for a reason that beginning again does not take away.
+    pub const RESTARTS_MAX: u32 = 1;
+
+    /// A new one.
+    pub fn of(nodes: BTreeSet<NodeName>) -> Self {
+        Self {
+            nodes,
+            done: false,
+            restarts: 0,
+        }
+    }
 }
 
 /// The balancer on a host.

@@ -65,6 +65,13 @@ pub enum Refusal {
         /// What lies there.
         found: String,
     },
+    /// The founding was begun again once, and failed again.
+    FoundingFailed {
+        /// The founders.
+        nodes: BTreeSet<NodeName>,
+        /// Those that have nothing of it.
+        lost: BTreeSet<NodeName>,
+    },
     /// The host belongs to another cluster.
     ForeignHost {
         /// The host.
@@ -345,6 +352,7 @@ refusal_codes! {
     MemberUnstarted = "member-unstarted", false;
     AlarmRaised = "alarm-raised", false;
     NotBlank = "not-blank", false;
+    FoundingFailed = "founding-failed", false;
     ForeignHost = "foreign-host", false;
     ForeignAuthority = "foreign-authority", false;
     UnfitHost = "unfit-host", true;
@@ -407,6 +415,7 @@ impl Refusal {
             | Self::LearnerPresent { .. }
             | Self::MemberUnstarted { .. }
             | Self::AlarmRaised { .. }
+            | Self::FoundingFailed { .. }
             | Self::NotBlank { .. }
             | Self::ForeignHost { .. }
             | Self::ForeignAuthority { .. }

@@ -150,6 +150,12 @@ pub enum HostEnsure {
         /// The static `initial-cluster` of a founding. Empty: joins the existing cluster as the learner that was added for it.
         founders: BTreeSet<Peer>,
     },
+    /// What a founding that failed left on this host is moved aside: nothing of the cluster runs, etcd's data, certificates and keys are out
+    /// of the way. The host's mark stays, and the note of the founding says that it is begun again.
+    FoundingAside {
+        /// The founding, as it is begun again.
+        founding: Founding,
+    },
     /// Static pod manifests of apiserver, controller manager and scheduler.
     ControlPlane {
         /// The cluster.
@@ -342,6 +348,8 @@ pub enum Reason {
     Prerequisite,
     /// The host is one of those that start the cluster.
     Founds,
+    /// The founding failed before the cluster served anybody, and is begun again, once.
+    FoundsAgain,
     /// The host joins the control plane.
     Joins,
     /// Its own `/readyz` is ok, or will be after the steps before.
@@ -376,6 +384,9 @@ impl fmt::Display for Reason {
             Self::Wanted => "the cluster file wants it and it does not run",
             Self::Prerequisite => "later steps need it",
             Self::Founds => "this host founds the cluster",
+            Self::FoundsAgain => {
+                "too many founders lost what they had: nothing was served yet, and the founding begins again, once"
+            }
             Self::Joins => "this host joins the control plane",
             Self::Ready => "only ready apiservers get traffic",
             Self::ClusterLacks => "the cluster does not have it yet",
@@ -429,6 +440,7 @@ impl Ensure {
                 // with it half of one.
                 HostEnsure::BackendGone { .. }
                 | HostEnsure::ControlPlaneGone { .. }
+                | HostEnsure::FoundingAside { .. }
                 | HostEnsure::Reset { .. } => 180,
                 HostEnsure::EtcdMember { .. }
                 | HostEnsure::ControlPlane { .. }
@@ -483,6 +495,9 @@ impl fmt::Display for HostEnsure {
             }
             Self::EtcdMember { founders, .. } => {
                 write!(f, "etcd manifest: founds a cluster of {}", founders.len())
+            }
+            Self::FoundingAside { .. } => {
+                f.write_str("what the failed founding left here is moved aside")
             }
             Self::ControlPlane { .. } => {
                 f.write_str("manifests of apiserver, controller manager and scheduler are in place")

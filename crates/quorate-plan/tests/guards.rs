@@ -240,6 +240,7 @@ fn founding(names: &str, done: bool) -> Seen<Option<Founding>> {
     Seen::now(Some(Founding {
         nodes: names.split(' ').map(node).collect(),
         done,
+        restarts: 0,
     }))
 }
 
@@ -347,20 +348,23 @@ fn request(ensure: HostEnsure, change: Option<Change>, fence: u64) -> Request {
     }
 }
 
-#[track_caller]
-fn admits(request: Request, highest: u64, there: &str, expected: &str) {
+fn asked(request: Request, highest: u64, there: &Observation) -> String {
     let fencing = Fencing {
         highest: Fence(highest),
         ..Fencing::default()
     };
-    let said = match admit(request, &fencing, &seen(there)) {
+    match admit(request, &fencing, there) {
         Ok(admitted) => match admitted.permit {
             Some(permit) => format!("admitted to {}", permit.change()),
             None => "admitted".into(),
         },
         Err(refusal) => format!("{}: {refusal}", refusal.code()),
-    };
-    assert_eq!(said, expected, "{there}");
+    }
+}
+
+#[track_caller]
+fn admits(request: Request, highest: u64, there: &str, expected: &str) {
+    assert_eq!(asked(request, highest, &seen(there)), expected, "{there}");
 }
 
 #[test]
@@ -419,6 +423,7 @@ fn a_change_is_for_the_host_it_names() {
         founding: founding.map(|names| Founding {
             nodes: names.split(' ').map(node).collect(),
             done: false,
+            restarts: 0,
         }),
         of: None,
     };
@@ -473,4 +478,105 @@ fn a_dead_learner_is_not_promoted() {
     );
     // Once it votes, asking again changes nothing and is not refused.
     admits(promote(), 5, "a+ b+", "admitted to add voter b");
+}
+
+/// Three founders: what each has of their founding, `data`, a `note` of how often it was begun again, or nothing.
+fn begun(there: &[(&str, bool, Option<u32>)]) -> Observation {
+    let mut seen = seen("a. b. c.");
+    for (name, wal, restarts) in there {
+        let mut facts = blank(name);
+        facts.etcd_data = Seen::now(EtcdData {
+            wal: *wal,
+            marker: None,
+        });
+        facts.founding = Seen::now(restarts.map(|restarts| Founding {
+            restarts,
+            ..Founding::of(["a", "b", "c"].map(node).into())
+        }));
+        seen.hosts.insert(node(name), Seen::now(facts));
+    }
+    seen
+}
+
+/// Whoever was made anew does not go on with a founding; the others may.
+#[test]
+fn a_founding_goes_on_without_who_was_made_anew() {
+    let mut late = begun(&[
+        ("a", true, Some(0)),
+        ("b", true, Some(0)),
+        ("c", false, None),
+    ]);
+    assert_eq!(says(&late, "found a b c"), "allowed");
+    // It has joined meanwhile, and carries what a joiner carries.
+    let facts = late.hosts.get_mut(&node("c"));
+    if let Some(Seen::Known { value, .. }) = facts {
+        value.etcd_data = Seen::now(EtcdData {
+            wal: true,
+            marker: None,
+        });
+    }
+    assert_eq!(says(&late, "found a b c"), "allowed");
+    // Nobody has begun: then it is no late founder but a host that carries something.
+    let mut foreign = begun(&[
+        ("a", false, Some(0)),
+        ("b", false, Some(0)),
+        ("c", true, None),
+    ]);
+    assert_eq!(
+        says(&foreign, "found a b c"),
+        "not-blank: c shall found a cluster, but carries etcd data"
+    );
+    foreign.hosts.insert(
+        node("a"),
+        Seen::Unknown(Missing::no_answer("host a", "no route")),
+    );
+    assert_eq!(
+        says(&foreign, "found a b c"),
+        "missing: host a could not be seen: no route"
+    );
+}
+
+/// Data is moved aside where a minority has some, once, and for no other founding.
+#[test]
+fn a_founding_is_begun_again_once() {
+    let aside = |names: &str| {
+        let founding = Founding {
+            restarts: 1,
+            ..Founding::of(names.split(' ').map(node).collect())
+        };
+        request(
+            HostEnsure::FoundingAside { founding },
+            Some(change("found a b c")),
+            5,
+        )
+    };
+    let judged = |there: &[(&str, bool, Option<u32>)]| asked(aside("a b c"), 5, &begun(there));
+    let one = [("a", true, Some(0)), ("b", false, None), ("c", false, None)];
+    assert_eq!(judged(&one), "admitted to found etcd on a, b, c");
+    assert_eq!(
+        judged(&[
+            ("a", true, Some(0)),
+            ("b", true, Some(0)),
+            ("c", false, None)
+        ]),
+        "would-lose-quorum: moving aside what founders have leaves 1 healthy of 3 voters, 2 needed"
+    );
+    assert_eq!(
+        judged(&[
+            ("a", true, Some(1)),
+            ("b", false, Some(1)),
+            ("c", false, None)
+        ]),
+        "founding-failed: the founding of a, b, c was begun again once and failed again: 2 of 3 founders have nothing of it (b, c)"
+    );
+    assert_eq!(
+        asked(aside("a b"), 5, &begun(&one)),
+        "unpermitted: `what the failed founding left here is moved aside` needs a permitted change"
+    );
+    let mut unseen = begun(&one);
+    unseen.hosts.remove(&node("c"));
+    assert_eq!(
+        asked(aside("a b c"), 5, &unseen),
+        "missing: host c was not looked at"
+    );
 }

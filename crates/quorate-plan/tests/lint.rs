@@ -102,6 +102,7 @@ fn authority(on: &str, of: Option<&str>) -> Step {
             founding: Some(Founding {
                 nodes: [node("a"), node("b")].into(),
                 done: false,
+                restarts: 0,
             }),
             of: of.map(node),
         },

@@ -6,8 +6,8 @@ use std::{
 };
 
 use quorate_plan::{
-    Change, Claim, Ensure, Fence, Handover, InfraEnsure, Intent, NodeName, Observation, Place,
-    Plan, Request, Seen, Stage, Step, wire::Outcome,
+    Change, Claim, Ensure, Fence, Handover, HostEnsure, InfraEnsure, Intent, NodeName, Observation,
+    Place, Plan, Request, Seen, Stage, Step, wire::Outcome,
 };
 
 use crate::{World, fixture::operator, world::ActError};
@@ -152,4 +152,39 @@ pub fn turns(plan: &Plan) -> Vec<Turn<'_>> {
         }
     }
     turns
+}
+
+/// The title of the stage in which founders start.
+const FOUNDS: &str = "Found the control plane";
+
+/// A world in the middle of its founding: all masters hold the certificate authorities, and these have started.
+///
+/// # Panics
+/// When the intent's first plan does not found, or a step fails.
+pub fn founded_by(intent: &Intent, started: &[NodeName]) -> World {
+    let mut world = World::new(&intent.spec);
+    let mut planned = quorate_plan::plan(intent, &world.observe(intent)).plan;
+    let founds = planned
+        .stages
+        .iter()
+        .position(|stage| stage.title == FOUNDS)
+        .expect("a plan that founds");
+    planned.stages.truncate(founds + 1);
+    let starts = |step: &Step| match (&step.on, &step.ensure) {
+        // Alone a founder waits for the others for ever.
+        (_, Ensure::Host(HostEnsure::Serving { .. })) => false,
+        (Place::Host(node), _) => started.contains(node),
+        (Place::Operator, _) => false,
+    };
+    planned.stages[founds].steps.retain(starts);
+    for (step, change) in turns(&planned) {
+        take(&mut world, intent, step, change, Fence(1))
+            .unwrap_or_else(|error| panic!("{}: {error:?}", crate::render::step(step)));
+    }
+    // Whoever walked so far has gone.
+    let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
+    for node in nodes {
+        world.machine_mut(&node).memory.connected = false;
+    }
+    world
 }

@@ -11,7 +11,7 @@ use quorate_testkit::{
     fixture::{Cluster, node},
     render,
     rng::Rng,
-    walk::{act, lanes, request, take, turns},
+    walk::{act, founded_by, lanes, request, take, turns},
     world::ActError,
 };
 
@@ -95,6 +95,20 @@ fn anew() -> Vec<(&'static str, World, Intent)> {
     let mut emptied = healthy.clone();
     emptied.lose_etcd_data(&node("cp-3"));
     emptied.settle();
+    let foundings = [
+        ("late-founder", &["cp-1", "cp-2"][..], &["cp-3"][..]),
+        ("late-first-founder", &["cp-2", "cp-3"], &["cp-1"]),
+        ("founding-again", &["cp-2"], &["cp-1", "cp-3"]),
+    ]
+    .map(|(situation, started, lost)| {
+        let started: Vec<NodeName> = started.iter().map(|name| node(name)).collect();
+        let mut world = founded_by(&cluster.intent(), &started);
+        for name in lost {
+            world.lose_disk(&node(name));
+        }
+        world.settle();
+        (situation, world, cluster.intent())
+    });
     [
         ("anew-healthy", healthy, "cp-2"),
         ("anew-the-leader", grown(&cluster.intent()), "cp-1"),
@@ -106,6 +120,7 @@ fn anew() -> Vec<(&'static str, World, Intent)> {
         let intent = wants(&world, cluster.intent(), replaces(name));
         (situation, world, intent)
     })
+    .chain(foundings)
     .collect()
 }
 
@@ -351,6 +366,7 @@ fn takes_away(step: &Step) -> bool {
         Ensure::Host(
             HostEnsure::Reset { .. }
                 | HostEnsure::LeaderMoved { .. }
+                | HostEnsure::FoundingAside { .. }
                 | HostEnsure::BackendGone { .. }
                 | HostEnsure::NodeGone { .. }
                 | HostEnsure::EndpointGone { .. }

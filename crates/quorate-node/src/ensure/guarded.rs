@@ -9,6 +9,7 @@ use quorate_etcd::Member;
 use quorate_plan::{
     MemberId,
     observation::{Founding, MemberMark},
+    quorum::needed,
 };
 
 use super::{ANSWER_WITHIN, TOOL_WITHIN, Work};
@@ -42,7 +43,7 @@ pub(super) async fn ensure(work: &Work<'_>) -> Result<(), ActionError> {
     }
     let founding = facts::founding(work.paths)?.filter(|founding| !founding.done);
     if let Some(founding) = &founding {
-        all_vote(founding, &members)?;
+        enough_vote(founding, &members)?;
     }
     // The drop-in before the marker: whoever sees the marker may rely on both.
     let manifests = work.seen.host(work.node)?.manifests.get()?;
@@ -77,11 +78,13 @@ pub(super) async fn lift(work: &Work<'_>) -> Result<(), ActionError> {
     Ok(())
 }
 
-/// A founding is over when every founder votes, not before.
-fn all_vote(founding: &Founding, members: &[Member]) -> Result<(), ActionError> {
+/// A founding is over when a majority of its founders votes, not before. Whoever of them does not by then was made anew meanwhile, and joins
+/// like anybody else.
+fn enough_vote(founding: &Founding, members: &[Member]) -> Result<(), ActionError> {
+    // A static founder is listed by its name from the beginning; where its clients find it, it tells when it starts.
     let voters: BTreeSet<&str> = members
         .iter()
-        .filter(|member| !member.is_learner && member.has_started())
+        .filter(|member| !member.is_learner && !member.client_urls.is_empty())
         .map(|member| member.name.as_str())
         .collect();
     let missing: Vec<&str> = founding
@@ -90,11 +93,12 @@ fn all_vote(founding: &Founding, members: &[Member]) -> Result<(), ActionError> 
         .map(|node| node.as_str())
         .filter(|node| !voters.contains(node))
         .collect();
-    if missing.is_empty() {
+    let needed = needed(founding.nodes.len());
+    if founding.nodes.len() - missing.len() >= needed {
         return Ok(());
     }
     Err(ActionError::unexpected(
-        "every founder to be a voter",
+        format!("{needed} of {} founders to vote", founding.nodes.len()),
         format!("not yet: {}", missing.join(", ")),
         "run `quorate status` to see what those hosts do",
     ))
@@ -118,26 +122,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_founding_ends_when_every_founder_votes() {
+    fn a_founding_ends_when_its_majority_votes() {
         let founding = Founding {
-            nodes: ["cp-1", "cp-2"].map(|n| n.parse().unwrap()).into(),
+            nodes: ["cp-1", "cp-2", "cp-3"].map(|n| n.parse().unwrap()).into(),
             done: false,
+            restarts: 0,
         };
-        let member = |name: &str, learner| Member {
+        let member = |name: &str, learner, started: bool| Member {
             id: quorate_etcd::MemberId(1),
             name: name.into(),
             peer_urls: vec![],
-            client_urls: vec![],
+            client_urls: started
+                .then(|| "https://10.0.0.1:2379".to_owned())
+                .into_iter()
+                .collect(),
             is_learner: learner,
         };
-        all_vote(&founding, &[member("cp-1", false), member("cp-2", false)]).unwrap();
+        let one = || member("cp-1", false, true);
+        enough_vote(&founding, &[one(), member("cp-2", false, true)]).unwrap();
         for second in [
-            member("cp-2", true),
-            member("", false),
-            member("cp-3", false),
+            member("cp-2", true, true),
+            member("cp-2", false, false),
+            member("", false, false),
+            member("cp-4", false, true),
         ] {
-            let err = all_vote(&founding, &[member("cp-1", false), second]).unwrap_err();
-            assert!(err.to_string().contains("not yet: cp-2"), "{err}");
+            let err = enough_vote(&founding, &[one(), second]).unwrap_err();
+            let (expected, seen) = ("2 of 3 founders to vote", "not yet: cp-2, cp-3");
+            let text = err.to_string();
+            assert!(text.contains(expected) && text.contains(seen), "{text}");
         }
     }
 

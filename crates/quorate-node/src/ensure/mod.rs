@@ -16,6 +16,7 @@ mod control_plane;
 mod control_plane_gone;
 mod endpoint_gone;
 mod etcd_member;
+mod founding_aside;
 mod guarded;
 mod images;
 mod kubelet;
@@ -253,6 +254,10 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         } => {
             let permit = permit.ok_or_else(|| unpermitted(&action))?;
             etcd_member::ensure(work, permit, settings, node, founders).await
+        }
+        HostEnsure::FoundingAside { founding } => {
+            let permit = permit.ok_or_else(|| unpermitted(&action))?;
+            founding_aside::ensure(work, permit, founding).await
         }
         HostEnsure::ControlPlane { settings, node } => {
             control_plane::ensure(work, settings, node).await

@@ -42,12 +42,7 @@ pub(super) async fn ensure(work: &Work<'_>, node: &Peer) -> Result<(), ActionErr
     not_a_member(work.seen, work.paths, node)?;
     let note = note(work)?;
     let aside = Aside::open(work.paths, note.aside);
-    // From here on nothing starts again, not even at a boot.
-    kubelet_ends(work).await?;
-    // Before kubeadm, which would delete what is in it.
-    take(work, &aside, "/etc/kubernetes")?;
-    containers_end(work).await?;
-    take(work, &aside, &note.data)?;
+    member_aside(work, &aside, &note.data).await?;
     links_end(work).await?;
     packets::clear(work.paths, work.tools).await?;
     take(work, &aside, "/etc/cni/net.d")?;
@@ -64,6 +59,20 @@ pub(super) async fn ensure(work: &Work<'_>, node: &Peer) -> Result<(), ActionErr
     durable::remove(&work.paths.state(NOTE))?;
     durable::remove(&work.paths.state("mark.json"))?;
     Ok(durable::sync_folder(&work.paths.state(""))?)
+}
+
+/// Everything that makes the host a member has ended and is moved aside: containers, `/etc/kubernetes`, etcd's data.
+pub(super) async fn member_aside(
+    work: &Work<'_>,
+    aside: &Aside<'_>,
+    data: &str,
+) -> Result<(), ActionError> {
+    // From here on nothing starts again, not even at a boot.
+    kubelet_ends(work).await?;
+    // Before kubeadm, which would delete what is in it.
+    take(work, aside, "/etc/kubernetes")?;
+    containers_end(work).await?;
+    Ok(take(work, aside, data)?)
 }
 
 /// A voter that loses its data while it is a member is a loss for the cluster, and may come back with an empty log.

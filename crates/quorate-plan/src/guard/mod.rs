@@ -7,6 +7,7 @@ mod remaining;
 mod successor;
 mod versions;
 
+pub(crate) use found::restartable;
 pub(crate) use member::like_the_masters;
 pub use remaining::{DISK_FREE_MIN, FSYNC_P99_MS_MAX, QUOTA_PERCENT_MAX, RAFT_LAG_MAX};
 

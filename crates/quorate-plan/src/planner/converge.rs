@@ -1,6 +1,7 @@
 //! The cluster equals its file: bring-up, and whatever is missing from it later.
 
 mod endpoint;
+mod founding;
 pub(super) mod situation;
 
 use std::{
@@ -12,7 +13,6 @@ use super::{Draft, preflight};
 use crate::{
     Intent, NodeName, Observation, Planning, Refusal, Spec,
     change::Change,
-    guard::permit,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
     observation::{Founding, HostMark, Power},
     plan::Waiting,
@@ -99,6 +99,10 @@ pub(super) struct Convergence<'a> {
     pub(super) settings: ClusterSettings,
     /// Founders of a new cluster, or of one whose founding is not over.
     pub(super) founding: Option<Founding>,
+    /// Founders that were made anew before it was over: they are removed and join like anybody else.
+    late: BTreeSet<NodeName>,
+    /// Founders whose data is moved aside, so that it begins again.
+    again: BTreeSet<NodeName>,
     /// Control plane hosts that are voters by now.
     pub(super) voters: BTreeSet<NodeName>,
     /// The hosts that are made and prepared. `None`: all of the file's.
@@ -112,14 +116,18 @@ impl<'a> Convergence<'a> {
         let spec = &intent.spec;
         let settings = situation::settings(intent, situation::machine_kind(spec, seen)?);
         let founding = situation::founding(spec, seen)?;
-        let voters = situation::voters(spec, seen, founding.as_ref())?;
+        let mut voters = situation::voters(spec, seen, founding.as_ref())?;
         situation::unchanged(spec, seen)?;
+        let begun = founding::Begun::of(seen, founding)?;
+        voters.retain(|node| !begun.blank.contains(node));
         Ok(Self {
             intent,
             spec,
             seen,
             settings,
-            founding,
+            founding: begun.founding,
+            late: begun.late,
+            again: begun.again,
             voters,
             only: None,
             leaves: Reason::Unwanted,
@@ -141,6 +149,8 @@ impl<'a> Convergence<'a> {
             seen,
             settings: situation::settings(intent, situation::machine_kind(spec, seen)?),
             founding: None,
+            late: BTreeSet::new(),
+            again: BTreeSet::new(),
             voters: situation::voters(spec, seen, None)?,
             only: Some(only),
             leaves,
@@ -157,8 +167,9 @@ impl<'a> Convergence<'a> {
         self.hosts(draft);
         let established = match &self.founding {
             Some(founding) => {
-                self.found(draft, founding)?;
-                founding.nodes.clone()
+                let founders = founding.nodes.difference(&self.late).cloned().collect();
+                self.found(draft, founding, &founders)?;
+                founders
             }
             None => {
                 self.none_emptied()?;
@@ -184,7 +195,7 @@ impl<'a> Convergence<'a> {
             .spec
             .control_plane
             .keys()
-            .filter(|node| !established.contains(*node))
+            .filter(|node| !established.contains(*node) && !self.late.contains(*node))
             .cloned()
             .collect();
         let leavers = match &self.founding {
@@ -195,6 +206,12 @@ impl<'a> Convergence<'a> {
             return Ok(());
         }
         self.exchange(draft, &first, joiners, leavers)?;
+        for node in &self.late {
+            self.join_late(draft, &first, node)?;
+        }
+        if !self.late.is_empty() {
+            self.guard(draft, &established);
+        }
         self.workers(draft, &first);
         Ok(())
     }
@@ -321,73 +338,6 @@ impl<'a> Convergence<'a> {
         }
     }
 
-    fn found(&self, draft: &mut Draft, founding: &Founding) -> Result<(), Refusal> {
-        let stages_before = draft.planning_stages.len();
-        let founds = Change::Found {
-            nodes: founding.nodes.clone(),
-        };
-        let change = Some(founds.clone());
-        let first = founding.nodes.first().expect("a founding has founders");
-        let authority = |of| HostEnsure::Authority {
-            founding: Some(founding.clone()),
-            of,
-        };
-        let made = vec![self.host(first, authority(None), Reason::Founds)];
-        draft.stage(
-            self.seen,
-            "Make the certificate authorities",
-            change.clone(),
-            made,
-        );
-        let handed = founding.nodes.iter().skip(1).map(|node| Step {
-            handover: Some(Handover::CaSet {
-                from: first.clone(),
-            }),
-            ..self.host(node, authority(Some(first.clone())), Reason::Founds)
-        });
-        draft.stage(
-            self.seen,
-            "Hand the certificate authorities over",
-            change.clone(),
-            handed.collect(),
-        );
-
-        let founders: BTreeSet<Peer> = founding.nodes.iter().map(|node| self.peer(node)).collect();
-        let mut steps = Vec::new();
-        for peer in &founders {
-            let (settings, node) = (self.settings.clone(), peer.clone());
-            // The kubelet comes last: it finds all manifests at its first look.
-            for ensure in [
-                HostEnsure::Certificates {
-                    settings: settings.clone(),
-                    node: node.clone(),
-                },
-                HostEnsure::ControlPlane {
-                    settings: settings.clone(),
-                    node: node.clone(),
-                },
-                HostEnsure::EtcdMember {
-                    settings: settings.clone(),
-                    node: node.clone(),
-                    founders: founders.clone(),
-                },
-                HostEnsure::Kubelet {
-                    settings,
-                    node: node.clone(),
-                },
-                HostEnsure::Serving { node },
-            ] {
-                steps.push(self.host(&peer.name, ensure, Reason::Founds));
-            }
-        }
-        draft.stage(self.seen, "Found the control plane", change, steps);
-        // Judged before the first host is prepared for it: a host that is not blank is no founder, and that is known now.
-        if draft.planning_stages.len() > stages_before {
-            let _permitted = permit(self.seen, &founds, &self.intent.accepted)?;
-        }
-        Ok(())
-    }
-
     /// Before traffic is sent to an apiserver that stopped serving, it serves again.
     fn serving(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
         let steps = nodes.iter().map(|node| {
@@ -438,7 +388,10 @@ impl<'a> Convergence<'a> {
                 node: self.peer(node),
             };
             steps.push(self.host(node, registered, Reason::ClusterLacks));
-            steps.push(self.host(node, HostEnsure::Guarded {}, Reason::Protects));
+            // The guard ends a founding: not before whoever is late has joined.
+            if self.late.is_empty() {
+                steps.push(self.host(node, HostEnsure::Guarded {}, Reason::Protects));
+            }
         }
         draft.stage(self.seen, "Register and guard the masters", None, steps);
 

@@ -86,6 +86,10 @@ impl Convergence<'_> {
         joiners: Vec<NodeName>,
         leavers: Vec<Leaver>,
     ) -> Result<(), Refusal> {
+        // Whether who does not answer goes or stays decides who may come.
+        if draft.unsettled {
+            return Ok(());
+        }
         let (voting, joiners): (Vec<_>, Vec<_>) = joiners
             .into_iter()
             .partition(|node| self.voters.contains(node));

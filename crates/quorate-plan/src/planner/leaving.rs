@@ -90,6 +90,25 @@ impl Leaver {
         }
     }
 
+    /// A member that the file names and that never started, or started and lost what it was before it came to anything.
+    pub(super) fn never_started(
+        node: &NodeName,
+        address: IpAddr,
+        id: MemberId,
+        member: &Member,
+    ) -> Self {
+        Self {
+            node: Some(node.clone()),
+            addresses: [address].into(),
+            member: Some(LeavingMember {
+                id,
+                peer_urls: member.peer_urls.clone(),
+                learner: member.learner,
+            }),
+            way: Way::Silently(Silent::NeverStarted),
+        }
+    }
+
     /// It votes.
     pub(super) fn votes(&self) -> bool {
         self.member.as_ref().is_some_and(|member| !member.learner)

@@ -37,6 +37,14 @@ impl fmt::Display for Refusal {
             Self::NotBlank { node, found } => {
                 write!(f, "{node} shall found a cluster, but carries {found}")
             }
+            Self::FoundingFailed { nodes, lost } => write!(
+                f,
+                "the founding of {} was begun again once and failed again: {} of {} founders have nothing of it ({})",
+                list(nodes),
+                lost.len(),
+                nodes.len(),
+                list(lost)
+            ),
             Self::ForeignHost {
                 node,
                 mark,

@@ -177,6 +177,23 @@ pub(super) fn authority(
     Ok(())
 }
 
+/// The note is written when everything is out of the way: from then on the founding goes on, and makes much of it again.
+pub(super) fn founding_aside(
+    found: &mut Differences,
+    facts: &HostFacts,
+    founding: &Founding,
+) -> Result<(), Missing> {
+    match facts.founding.get()? {
+        Some(noted) if noted.nodes == founding.nodes => {
+            if noted.restarts < founding.restarts {
+                found.note("founding", "begun again", "failed");
+            }
+        }
+        Some(_) | None => found.note("founding", "noted", "none of these hosts"),
+    }
+    Ok(())
+}
+
 /// What kubeadm issues to a control plane host, below `/etc/kubernetes`.
 const LEAVES: [&str; 7] = [
     "pki/apiserver.crt",

@@ -98,6 +98,9 @@ pub fn differences(
             let other = of.as_ref().map(|other| seen.host(other)).transpose()?;
             host::authority(&mut found, facts, founding.as_ref(), other)?;
         }
+        HostEnsure::FoundingAside { founding } => {
+            host::founding_aside(&mut found, facts, founding)?;
+        }
         HostEnsure::Certificates { settings, node } => {
             host::certificates(&mut found, facts, settings, node)?;
         }

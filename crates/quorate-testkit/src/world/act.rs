@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_plan::{
     Admitted, HostEnsure, NodeName, Observation, Refusal, Request, admit,
     kubeadm::{ClusterSettings, Peer},
-    observation::{Balancer, Certificate, Components, Founding, KubeadmConfig, MemberMark},
+    observation::{Balancer, Certificate, Components, Founding, KubeadmConfig, MemberMark, Pki},
     standing::{Difference, differences},
     step::Network,
     wire::Outcome,
@@ -191,6 +191,7 @@ impl World {
                 machine.enable("quorate-lb");
             }
             HostEnsure::Authority { founding, of } => self.authority(node, founding, of, given)?,
+            HostEnsure::FoundingAside { founding } => self.founding_aside(node, &founding)?,
             HostEnsure::Certificates {
                 settings,
                 node: peer,
@@ -301,6 +302,38 @@ impl World {
         }
         pki.cluster_ca = Some(cluster_ca(&authority));
         pki.authority = Some(authority);
+        Ok(())
+    }
+
+    /// Everything of the founding goes from the host but its note. When nobody carries data of its cluster any more, it never was.
+    fn founding_aside(&mut self, node: &NodeName, founding: &Founding) -> Result<(), ActError> {
+        let machine = self.machine_mut(node);
+        match &mut machine.disk.founding {
+            Some(noted) if noted.nodes == founding.nodes && !noted.done => {
+                noted.restarts = founding.restarts;
+            }
+            Some(_) | None => return Err(failed("no founding of these hosts is in progress here")),
+        }
+        machine.memory.active.remove("kubelet");
+        machine.disk.enabled.remove("kubelet");
+        machine.memory.pods.clear();
+        machine.disk.manifests.clear();
+        machine.disk.kubeconfigs.clear();
+        machine.disk.pki = Pki::default();
+        let data = machine.disk.etcd.take();
+        machine.disk.aside.extend(data.clone());
+        let carried = |cluster| {
+            let mut machines = self.machines.values();
+            machines.any(|machine| {
+                let disk = machine.disk.etcd.as_ref();
+                disk.is_some_and(|disk| disk.cluster == cluster)
+            })
+        };
+        if let Some(data) = data
+            && !carried(data.cluster)
+        {
+            self.clusters.remove(&data.cluster);
+        }
         Ok(())
     }
 

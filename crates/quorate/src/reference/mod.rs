@@ -35,6 +35,7 @@ runbooks! {
     MemberUnstarted = "member-unstarted";
     AlarmRaised = "alarm-raised";
     NotBlank = "not-blank";
+    FoundingFailed = "founding-failed";
     ForeignHost = "foreign-host";
     ForeignAuthority = "foreign-authority";
     UnfitHost = "unfit-host";

@@ -93,6 +93,10 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
             let to: Vec<&str> = to.iter().map(|peer| peer.name.as_str()).collect();
             vec![format!("to one of {}", to.join(", "))]
         }
+        HostEnsure::FoundingAside { .. } => vec![
+            "moved aside: etcd's data, certificate authorities, static pod manifests".to_owned(),
+            "ended: the kubelet and every container".to_owned(),
+        ],
         HostEnsure::Reset { .. } => vec![
             "kubeadm reset without touching etcd's membership".to_owned(),
             "moved aside: etcd's data, certificate authorities, static pod manifests".to_owned(),

@@ -77,7 +77,9 @@ pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Foundin
             None => return Err(Missing::not_looked(format!("host {node}")).into()),
         };
         match facts.founding.get()? {
-            Some(founding) if !founding.done => return Ok(Some(founding.clone())),
+            Some(founding) if !founding.done => {
+                return in_progress(spec, seen, node, founding);
+            }
             Some(_) => blank = false,
             None => {}
         }
@@ -93,7 +95,32 @@ pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Foundin
         BringUp::Together => spec.control_plane.keys().cloned().collect(),
         BringUp::OneByOne => spec.control_plane.keys().take(1).cloned().collect(),
     };
-    Ok(Some(Founding { nodes, done: false }))
+    Ok(Some(Founding::of(nodes)))
+}
+
+/// A founding that the file no longer names all founders of is over where a majority of them decides: then it is an ordinary cluster that
+/// some leave.
+///
+/// # Errors
+/// [`Refusal::NotBlank`] where nobody decides: who is missing may be just the one that is needed.
+fn in_progress(
+    spec: &Spec,
+    seen: &Observation,
+    node: &NodeName,
+    founding: &Founding,
+) -> Result<Option<Founding>, Refusal> {
+    let named = |node: &NodeName| spec.control_plane.contains_key(node);
+    if founding.nodes.iter().all(named) {
+        return Ok(Some(founding.clone()));
+    }
+    if matches!(Quorum::of(seen), Ok(Some(_))) {
+        return Ok(None);
+    }
+    let names: Vec<&str> = founding.nodes.iter().map(NodeName::as_str).collect();
+    Err(Refusal::NotBlank {
+        node: node.clone(),
+        found: format!("a founding of {} in progress", names.join(", ")),
+    })
 }
 
 /// Control plane hosts that vote.
@@ -106,17 +133,6 @@ pub(in crate::planner) fn voters(
     seen: &Observation,
     founding: Option<&Founding>,
 ) -> Result<BTreeSet<NodeName>, Refusal> {
-    if let Some(founding) = founding {
-        let strangers: BTreeSet<String> = founding
-            .nodes
-            .iter()
-            .filter(|node| !spec.control_plane.contains_key(*node))
-            .map(NodeName::to_string)
-            .collect();
-        if !strangers.is_empty() {
-            return Err(Refusal::Unnamed { names: strangers });
-        }
-    }
     let quorum = match (founding, Quorum::of(seen)) {
         (_, Ok(Some(quorum))) => quorum,
         // While a founding is in progress its etcd may not answer yet.
