@@ -460,6 +460,13 @@ fn hosts_admit_leaving_for_the_member_it_is_about() {
         asks(reset("d"), None, &seen("a? b- c- d.")),
         "missing: a quorum of etcd could not be seen: 1 members answer, none reached a quorum"
     );
+    // Without testimony a host sees only itself, and its own etcd is stopped.
+    let mut alone = seen("d.");
+    alone.etcd.insert(node("d"), Seen::now(None));
+    assert_eq!(
+        asks(reset("d"), None, &alone),
+        "missing: a running etcd was not looked at"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! kubeadm takes away what belongs to the container runtime. Components, images and their configuration stay: they are of no cluster.
 //! The mark goes last; until then the host tells that its reset was begun.
 
-use quorate_plan::{MemberId, Observation, Quorum, kubeadm::Peer};
+use quorate_plan::{MemberId, Missing, Observation, Quorum, kubeadm::Peer};
 use serde::{Deserialize, Serialize};
 
 use super::{TOOL_WITHIN, Work, guarded};
@@ -77,9 +77,9 @@ pub(super) async fn member_aside(
 
 /// A voter that loses its data while it is a member is a loss for the cluster, and may come back with an empty log.
 fn not_a_member(seen: &Observation, paths: &Paths, node: &Peer) -> Result<(), ActionError> {
-    let Some(quorum) = Quorum::of(seen)? else {
-        return Ok(());
-    };
+    // That no etcd runs here says nothing about what the others count on.
+    let quorum = Quorum::of(seen)?
+        .ok_or_else(|| Missing::not_looked("a quorum of etcd that does not list it"))?;
     let mark = facts::member_mark(paths)?;
     let by_mark = mark.map(|mark| mark.member);
     let listed = |id: &MemberId| quorum.members.contains_key(id);
@@ -260,6 +260,13 @@ mod tests {
             ..Observation::default()
         };
         let unknown = not_a_member(&nobody, &machine.paths, &peer());
+        assert!(matches!(unknown, Err(ActionError::Refused(_))));
+        // Nor does anybody where etcd is stopped here and no other was looked at.
+        let stopped = Observation {
+            etcd: [("cp-3".parse().unwrap(), Seen::now(None))].into(),
+            ..Observation::default()
+        };
+        let unknown = not_a_member(&stopped, &machine.paths, &peer());
         assert!(matches!(unknown, Err(ActionError::Refused(_))));
     }
 
