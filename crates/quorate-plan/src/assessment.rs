@@ -371,7 +371,15 @@ impl Judge<'_> {
                                 format!("node: expected Ready, seen not ready: {}", object.reason),
                             );
                         }
-                        Some(_) => {}
+                        Some(object) => {
+                            // Pods that are bound to it already go on; others are kept away, or sent away.
+                            for pressure in &object.pressures {
+                                self.problem(
+                                    node,
+                                    format!("node: expected no {pressure}, seen {pressure}: its kubelet takes no new pods"),
+                                );
+                            }
+                        }
                     }
                 }
                 for other in nodes.keys().filter(|node| spec.machine(node).is_none()) {

@@ -72,6 +72,7 @@ fn lease(seen: &mut Observation, seconds: u64) {
     let object = Node {
         ready: true,
         reason: String::new(),
+        pressures: BTreeSet::new(),
         control_plane: true,
         tainted: true,
         kubelet: String::new(),

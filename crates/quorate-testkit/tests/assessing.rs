@@ -107,6 +107,16 @@ fn a_balancer_down() {
 }
 
 #[test]
+fn a_node_under_pressure() {
+    let said = after(|world| {
+        let kube = world.kube_mut(&node("cp-1")).expect("it is ready");
+        let object = kube.nodes.get_mut(&node("w-1")).expect("it has joined");
+        object.pressures.insert("DiskPressure".to_owned());
+    });
+    quorate_golden(&said, "node-under-pressure");
+}
+
+#[test]
 fn a_kubelet_that_stopped() {
     let said = after(|world| world.stop_unit(&node("w-1"), "kubelet"));
     quorate_golden(&said, "kubelet-stopped");

@@ -167,6 +167,7 @@ fn verbs() -> Vec<(&'static str, World, Intent)> {
         let gone = quorate_plan::observation::Node {
             ready: false,
             reason: "Kubelet stopped posting node status.".into(),
+            pressures: std::collections::BTreeSet::new(),
             control_plane: true,
             tainted: true,
             kubelet: "1.35.4".into(),

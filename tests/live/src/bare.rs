@@ -35,7 +35,7 @@ impl Bare {
             bare.add(host, *number)?;
         }
         for (host, _) in hosts {
-            bare.booted(host)?;
+            bare.ready(host)?;
         }
         stage.say(&format!("{} bare hosts in {subnet}", hosts.len()));
         Ok(bare)
@@ -53,7 +53,19 @@ impl Bare {
     /// Makes one more, and waits until it answers.
     pub fn grow(&self, host: &str, number: u8) -> Result<()> {
         self.add(host, number)?;
-        self.booted(host)
+        self.ready(host)
+    }
+
+    /// Waits until a host answers, and tells its kubelet, as an owner does, what is particular of it: the disk below is the machine's, and
+    /// how full that is in percent says nothing about what is left.
+    fn ready(&self, host: &str) -> Result<()> {
+        self.booted(host)?;
+        self.run(
+            host,
+            "echo 'KUBELET_EXTRA_ARGS=--eviction-hard=imagefs.available<1Gi,memory.available<100Mi,nodefs.available<1Gi' \
+             >/etc/default/kubelet",
+        )?;
+        Ok(())
     }
 
     fn add(&self, host: &str, number: u8) -> Result<()> {

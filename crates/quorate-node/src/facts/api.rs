@@ -181,6 +181,12 @@ fn node(object: &Value) -> Option<(NodeName, Node)> {
     let node = Node {
         ready: ready.is_some_and(|condition| condition["status"] == "True"),
         reason: shown::line(message),
+        pressures: list(&status["conditions"])
+            .filter(|condition| condition["status"] == "True")
+            .filter_map(|condition| condition["type"].as_str())
+            .filter(|kind| kind.ends_with("Pressure"))
+            .map(shown::line)
+            .collect(),
         control_plane: object["metadata"]["labels"]
             .get("node-role.kubernetes.io/control-plane")
             .is_some(),
@@ -350,7 +356,11 @@ mod tests {
             "metadata": { "name": "cp-1", "labels": { "node-role.kubernetes.io/control-plane": "" } },
             "spec": { "taints": [{ "key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule" }] },
             "status": {
-                "conditions": [{ "type": "Ready", "status": "False", "message": "no\u{1b} network" }],
+                "conditions": [
+                    { "type": "DiskPressure", "status": "True" },
+                    { "type": "PIDPressure", "status": "False" },
+                    { "type": "Ready", "status": "False", "message": "no\u{1b} network" },
+                ],
                 "addresses": [{ "type": "InternalIP", "address": "10.0.0.1" }, { "type": "Hostname", "address": "cp-1" }],
                 "nodeInfo": { "kubeletVersion": "v1.35.4" },
             },
@@ -359,6 +369,7 @@ mod tests {
         assert_eq!(name.as_str(), "cp-1");
         assert!(!node.ready && node.control_plane && node.tainted);
         assert_eq!(node.reason, "no\\u{1b} network");
+        assert_eq!(node.pressures, ["DiskPressure".to_owned()].into());
         assert_eq!(node.kubelet, "1.35.4");
         assert_eq!(node.addresses, ["10.0.0.1".parse().unwrap()].into());
         assert!(super::node(&json!({ "metadata": { "name": "Not.Ours" } })).is_none());

@@ -106,6 +106,10 @@ pub struct Node {
     pub ready: bool,
     /// Why not, by the condition's message.
     pub reason: String,
+    /// What its kubelet lacks, by the conditions that are `True`: `DiskPressure`, `MemoryPressure`, `PIDPressure`. Such a node can be ready,
+    /// and still takes no new pods.
+    #[serde(default)]
+    pub pressures: BTreeSet<String>,
     /// It carries the control plane label.
     pub control_plane: bool,
     /// It carries the control plane taint.

@@ -438,20 +438,15 @@ impl<'a> Convergence<'a> {
         first: &NodeName,
         node: &NodeName,
     ) -> Result<(), Refusal> {
+        let joiner = self.peer(node);
+        let mut steps = Vec::new();
         // Once it votes, all that led there was done; what is left is to serve.
-        if !self.voters.contains(node) {
+        if self.voters.contains(node) {
+            steps.push(self.control_plane(node));
+        } else {
             self.become_voter(draft, first, node)?;
         }
-        let joiner = self.peer(node);
-        let steps = vec![
-            self.host(
-                node,
-                HostEnsure::ControlPlane {
-                    settings: self.settings.clone(),
-                    node: joiner.clone(),
-                },
-                Reason::Joins,
-            ),
+        steps.extend([
             self.host(
                 node,
                 HostEnsure::Serving {
@@ -468,11 +463,20 @@ impl<'a> Convergence<'a> {
                 Reason::Joins,
             ),
             self.host(node, HostEnsure::Guarded {}, Reason::Protects),
-        ];
-        let title = format!("Join {node}: start the control plane");
+        ]);
+        let title = format!("Join {node}: serve");
         draft.stage(self.seen, &title, None, steps);
         self.backends(draft, first, &[node.clone()].into());
         Ok(())
+    }
+
+    /// What the kubelet of a joiner is to run beside etcd.
+    fn control_plane(&self, node: &NodeName) -> Step {
+        let ensure = HostEnsure::ControlPlane {
+            settings: self.settings.clone(),
+            node: self.peer(node),
+        };
+        self.host(node, ensure, Reason::Joins)
     }
 
     fn become_voter(
@@ -521,7 +525,9 @@ impl<'a> Convergence<'a> {
             settings: settings(),
             node: joiner.clone(),
         };
+        // As kubeadm does it, the apiserver starts beside the learner and becomes ready when that votes: a learner answers no apiserver.
         let steps = vec![
+            self.control_plane(node),
             self.host(node, etcd, Reason::Joins),
             self.host(node, kubelet, Reason::Joins),
         ];

@@ -1,6 +1,6 @@
 //! What people and chance do to the world in a story. Start at [`lend`].
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use quorate_plan::observation::{HostMark, Node};
 
@@ -108,6 +108,7 @@ fn leave_behind(world: &mut World, words: &[&str]) {
             let object = Node {
                 ready: false,
                 reason: "Kubelet stopped posting node status.".into(),
+                pressures: BTreeSet::new(),
                 control_plane: true,
                 tainted: true,
                 kubelet: "1.35.4".into(),

@@ -407,6 +407,7 @@ impl World {
                 let object = kube.nodes.entry(node.clone()).or_insert_with(|| Node {
                     ready: false,
                     reason: String::new(),
+                    pressures: BTreeSet::new(),
                     control_plane: false,
                     tainted: false,
                     kubelet: version,

@@ -257,8 +257,15 @@ fn object(seen: &Observation, node: &NodeName) -> String {
     match seen.api() {
         Ok(Some(api)) => match api.nodes.get() {
             Ok(nodes) => match nodes.get(node) {
-                Some(object) if object.ready => "Ready".to_owned(),
-                Some(_) => "NotReady".to_owned(),
+                Some(object) => {
+                    let ready = if object.ready { "Ready" } else { "NotReady" };
+                    let pressures = object.pressures.iter().map(String::as_str);
+                    [ready]
+                        .into_iter()
+                        .chain(pressures)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                }
                 None => dash(),
             },
             Err(_) => unseen(),
