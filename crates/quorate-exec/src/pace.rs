@@ -44,6 +44,9 @@ pub(crate) const NEWS_AFTER: Duration = Duration::from_secs(3);
 /// How often a step that has to ask again, or a run that waits, says why.
 pub(crate) const EXCUSE_EVERY: Duration = Duration::from_secs(10);
 
+/// How soon after one reason another is told.
+pub(crate) const OTHER_EXCUSE_AFTER: Duration = Duration::from_secs(1);
+
 /// How often one step is acted on before it is clear that its end state does not last.
 pub(crate) const TRIES_MAX: u32 = 3;
 

@@ -236,10 +236,15 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
     ) -> Result<(), Failure> {
         let mut pause = pace::LOOK_PAUSE_MIN;
         let mut heard = Instant::now();
-        let mut told: Option<Instant> = None;
+        let mut told: Option<(String, Instant)> = None;
         let mut unsure: Option<Instant> = None;
         loop {
-            let asked = timeout_at(deadline, self.ask(step, what, node)).await;
+            // What was missing is looked at again, however young the last look is.
+            let age_max = match unsure {
+                None => pace::TESTIMONY_AGE_MAX,
+                Some(_) => Duration::ZERO,
+            };
+            let asked = timeout_at(deadline, self.ask(step, what, node, age_max)).await;
             let excuse = match asked {
                 Ok(Ok(())) => return Ok(()),
                 Err(_) => return Err(Failure::Failed(self.late(step, "the host is still at it"))),
@@ -274,9 +279,17 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             if Instant::now() >= deadline {
                 return Err(Failure::Failed(self.late(step, &excuse)));
             }
-            if told.is_none_or(|told| told.elapsed() >= pace::EXCUSE_EVERY) {
-                told = Some(Instant::now());
+            let news = told.as_ref().is_none_or(|(before, at)| {
+                let pause = if *before == excuse {
+                    pace::EXCUSE_EVERY
+                } else {
+                    pace::OTHER_EXCUSE_AFTER
+                };
+                at.elapsed() >= pause
+            });
+            if news {
                 self.progress(step, &format!("asking again: {excuse}"));
+                told = Some((excuse, Instant::now()));
             }
             self.pause(&mut pause, deadline).await;
             self.look_at(step).await;
@@ -286,8 +299,14 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         }
     }
 
-    /// One request to one host: the fence there, what others give it, and the end state.
-    async fn ask(&self, step: &Step, what: &HostEnsure, node: &NodeName) -> Result<(), HostError> {
+    /// One request to one host: the fence there, what others give it, and the end state. Testimony is at most `age_max` old.
+    async fn ask(
+        &self,
+        step: &Step,
+        what: &HostEnsure,
+        node: &NodeName,
+        age_max: Duration,
+    ) -> Result<(), HostError> {
         let hosts = &self.run.world.hosts;
         self.held.on(hosts, node).await?;
         let mut sealed = Vec::new();
@@ -297,7 +316,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             sealed.push(hosts.seal(self.held.fence(), handover, &recipient).await?);
         }
         if self.stage.change.is_some() {
-            self.look_at_everything(pace::TESTIMONY_AGE_MAX).await;
+            self.look_at_everything(age_max).await;
         }
         let request = Request {
             fence: self.held.fence(),

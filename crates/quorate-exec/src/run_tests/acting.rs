@@ -122,6 +122,35 @@ async fn busy_hosts_are_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_reason_is_told_without_waiting_for_its_turn() {
+    let fake = Fake::default();
+    *fake.fault.borrow_mut() = Some(Box::new(|_, on, _, count| {
+        let action = if count < 3 { "the first" } else { "the second" };
+        (count < 6).then(|| HostError::Busy {
+            node: on.clone(),
+            action: action.into(),
+            since_ms: 10,
+            fence: Fence(0),
+        })
+    }));
+    let whole = plan_of(vec![stage("S", vec![step("cp-1", "a")])]);
+    let begun = Instant::now();
+    let (verdict, events) = run_on(&fake, whole).await;
+    assert_eq!(verdict, Verdict::Done);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "sooner than a reason is told again"
+    );
+    let told = |what: &str| {
+        let lines = events.iter().filter(
+            |event| matches!(event, Event::StepProgress { line, .. } if line.contains(what)),
+        );
+        lines.count()
+    };
+    assert_eq!((told("the first"), told("the second")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_channel_is_not_an_answer() {
     // The action went on there: its end state is found, and it is not asked for twice.
     let fake = Fake::default();

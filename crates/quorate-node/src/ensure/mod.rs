@@ -58,6 +58,12 @@ pub(crate) use backend::BALANCER_CA;
 /// How often a condition that is waited for is looked at. Long enough to cost nothing, short beside what is waited for.
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long a condition is waited for in silence.
+const NEWS_AFTER: Duration = Duration::from_secs(3);
+
+/// How often it is told after that what is waited for.
+const NEWS_EVERY: Duration = Duration::from_secs(10);
+
 /// How long a tool may take that only reads and writes files here. They take well below a second on an idle machine.
 pub(crate) const TOOL_WITHIN: Duration = Duration::from_secs(60);
 
@@ -140,6 +146,7 @@ impl Work<'_> {
     ) -> Result<T, ActionError> {
         let started = Instant::now();
         let within = within.min(self.patience);
+        let mut tells = started + NEWS_AFTER;
         loop {
             match look().await {
                 Ok(found) => return Ok(found),
@@ -150,7 +157,13 @@ impl Work<'_> {
                         seen,
                     });
                 }
-                Err(_) => sleep(POLL).await,
+                Err(seen) => {
+                    if Instant::now() >= tells {
+                        self.progress.say(format!("waiting for {what}: {seen}"));
+                        tells = Instant::now() + NEWS_EVERY;
+                    }
+                    sleep(POLL).await;
+                }
             }
         }
     }

@@ -36,12 +36,33 @@ pub(super) async fn look(
         ));
     };
     in_time("the API", async {
-        match view(paths, address).await {
-            Ok(view) => Seen::now(Some(view)),
-            Err(err) => Seen::Unknown(no_answer("the API", &err)),
+        tokio::select! {
+            view = view(paths, address) => match view {
+                Ok(view) => Seen::now(Some(view)),
+                Err(err) => Seen::Unknown(no_answer("the API", &err)),
+            },
+            () = behind_a_learner(paths) => {
+                let why = "its etcd is a learner, which answers no apiserver";
+                Seen::Unknown(Missing::no_answer("the API", why))
+            }
         }
     })
     .await
+}
+
+/// Ends when this host's etcd says that it is a learner, and never otherwise. What an apiserver is asked then is not answered before the
+/// member votes: to wait for it would make everything old that was seen beside it.
+async fn behind_a_learner(paths: &Paths) {
+    let learner = match clients::etcd(paths, clients::LOCAL_ETCD) {
+        Ok(client) => client
+            .status(PATIENCE)
+            .await
+            .is_ok_and(|status| status.is_learner),
+        Err(_) => false,
+    };
+    if !learner {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError> {

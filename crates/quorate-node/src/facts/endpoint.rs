@@ -2,17 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
+use futures_util::future::select_ok;
 use quorate_plan::{
     Missing, Seen,
     observation::{EndpointAnswer, EndpointName, EndpointSight},
 };
 use tokio::{
     net::{TcpStream, UdpSocket},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{PATIENCE, api::readyz_of, in_time};
@@ -27,11 +28,14 @@ use crate::{
 /// The name every cluster's DNS knows.
 const NAME: &str = "kubernetes.default.svc.cluster.local";
 
-/// The query is sent again after this long: DNS over UDP loses a packet now and then.
-const RESEND: Duration = Duration::from_millis(300);
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_millis(600);
 
-/// Queries sent in all.
-const QUERIES: u32 = 2;
+/// The query is sent again after this long: DNS over UDP loses a packet now and then.
+const RESEND: Duration = Duration::from_millis(60);
+
+/// Queries sent in all: that of two servers the dead one gets each of them is one in 32.
+const QUERIES: u32 = 5;
 
 pub(super) async fn look(
     paths: &Paths,
@@ -130,29 +134,39 @@ fn has_pod_network(paths: &Paths) -> bool {
     std::fs::read_dir(paths.at("/etc/cni/net.d")).is_ok_and(|mut dir| dir.any(configured))
 }
 
+/// The first answer counts. Each query comes from a socket of its own: packets of one are all led to the same server of the service, also
+/// when that is dead.
 async fn ask(server: SocketAddr, name: &str) -> Result<BTreeSet<IpAddr>, String> {
-    let socket = async {
-        let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).await?;
-        socket.connect(server).await?;
-        Ok::<_, std::io::Error>(socket)
-    };
-    let socket = socket.await.map_err(|err| err.to_string())?;
     let id = random::bytes::<2>().map_err(|err| err.to_string())?;
-    let query = query(id, name);
+    let query = &query(id, name);
+    let queries = (0..QUERIES).map(|nth| {
+        Box::pin(async move {
+            sleep(RESEND * nth).await;
+            ask_once(server, query, id).await
+        })
+    });
+    match timeout(ANSWER_WITHIN, select_ok(queries)).await {
+        Ok(Ok((found, _))) => Ok(found),
+        Ok(Err(err)) => Err(err.to_string()),
+        Err(_) => Err(format!("{server} does not answer")),
+    }
+}
+
+async fn ask_once(
+    server: SocketAddr,
+    query: &[u8],
+    id: [u8; 2],
+) -> std::io::Result<BTreeSet<IpAddr>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(query).await?;
     let mut answer = [0; 1500];
-    for _ in 0..QUERIES {
-        socket.send(&query).await.map_err(|err| err.to_string())?;
-        match timeout(RESEND, socket.recv(&mut answer)).await {
-            Ok(Ok(length)) => {
-                if let Some(found) = addresses(&answer[..length], id) {
-                    return Ok(found);
-                }
-            }
-            Ok(Err(err)) => return Err(err.to_string()),
-            Err(_) => {}
+    loop {
+        let length = socket.recv(&mut answer).await?;
+        if let Some(found) = addresses(&answer[..length], id) {
+            return Ok(found);
         }
     }
-    Err(format!("{server} does not answer"))
 }
 
 /// A query for IPv4 addresses with recursion desired.
@@ -238,8 +252,12 @@ mod tests {
         let address = server.local_addr().unwrap();
         let answering = tokio::spawn(async move {
             let mut buffer = [0; 512];
-            let _lost = server.recv_from(&mut buffer).await.unwrap();
+            let (_, lost) = server.recv_from(&mut buffer).await.unwrap();
             let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            assert_ne!(
+                from, lost,
+                "packets of one socket are all led to one server"
+            );
             server
                 .send_to(&answer(&buffer[..length], &[A]), from)
                 .await
