@@ -40,7 +40,7 @@ pub fn look_for(intent: &Intent) -> Look {
 /// A host that is not made yet is known to be blank, so that a plan can be made before there are machines. One that is switched off or
 /// frozen is not asked, and says so.
 pub async fn observe<H: Hosts, I: Infra>(world: &World<H, I>, intent: &Intent) -> Observation {
-    Sight::look(world, intent).await.now()
+    Sight::look(world, intent).await.now().clone()
 }
 
 /// How long it is reasonable to wait for what is on its way, before anything was done.
@@ -69,21 +69,22 @@ pub async fn consider<H: Hosts, I: Infra>(
     let mut arrived: Option<Instant> = None;
     let mut told: Option<(Vec<Waiting>, Instant)> = None;
     loop {
-        let seen = Sight::look(world, intent).await.now();
-        let planning = plan(intent, &seen);
+        let mut sight = Sight::look(world, intent).await;
+        let seen = sight.now();
+        let planning = plan(intent, seen);
         let (for_what, since, at_most) = match (arriving(&planning), arrived) {
             (Some(waiting), _) => {
                 arrived = Some(Instant::now());
-                (waiting, began, arriving_max(&seen))
+                (waiting, began, arriving_max(seen))
             }
             (None, Some(arrived)) => match coming_up(&planning) {
                 Some(waiting) => (waiting, arrived, pace::SETTLING_MAX),
-                None => return (seen, planning),
+                None => return (seen.clone(), planning),
             },
-            (None, None) => return (seen, planning),
+            (None, None) => return (seen.clone(), planning),
         };
         if since.elapsed() >= at_most {
-            return (seen, planning);
+            return (seen.clone(), planning);
         }
         let news = told
             .as_ref()
@@ -154,9 +155,12 @@ impl Looks {
 /// An observation that knows when each of its parts was seen, so that it can be used a while later without pretending to be fresh.
 #[derive(Clone, Debug)]
 pub(crate) struct Sight {
+    /// With the ages that its parts had at `aged_at`.
     seen: Observation,
     hosts_at: BTreeMap<NodeName, Instant>,
     infra_at: Instant,
+    aged_at: BTreeMap<NodeName, Instant>,
+    infra_aged_at: Instant,
     /// When everything was last looked at together.
     pub(crate) whole_at: Instant,
     /// All there were, this look included.
@@ -180,6 +184,8 @@ impl Sight {
             },
             hosts_at: BTreeMap::new(),
             infra_at,
+            aged_at: BTreeMap::new(),
+            infra_aged_at: infra_at,
             whole_at: Instant::now(),
             looks: world.looks.clone(),
         };
@@ -214,6 +220,7 @@ impl Sight {
         if let Some(infra) = glance.infra {
             self.seen.infra = infra;
             self.infra_at = glance.at;
+            self.infra_aged_at = glance.at;
         }
         self.record_at(&glance.node, glance.report, glance.at);
     }
@@ -231,6 +238,7 @@ impl Sight {
         self.looks.note(node, answered, at);
         self.seen.record(node, report);
         self.hosts_at.insert(node.clone(), at);
+        self.aged_at.insert(node.clone(), at);
     }
 
     /// Takes over what `other` saw later than this.
@@ -250,30 +258,34 @@ impl Sight {
             copy(&mut self.seen.etcd, etcd, &node);
             copy(&mut self.seen.api, api, &node);
             self.hosts_at.insert(node.clone(), before.hosts_at[&node]);
+            self.aged_at.insert(node.clone(), before.aged_at[&node]);
         }
         if before.infra_at > self.infra_at {
             self.seen.infra = before.seen.infra;
             self.infra_at = before.infra_at;
+            self.infra_aged_at = before.infra_aged_at;
         }
     }
 
     /// What was seen, with the ages it has by now.
-    pub(crate) fn now(&self) -> Observation {
+    pub(crate) fn now(&mut self) -> &Observation {
         let now = Instant::now();
         let since = |node: &NodeName| {
-            self.hosts_at
+            self.aged_at
                 .get(node)
                 .map_or(Duration::ZERO, |at| now.saturating_duration_since(*at))
         };
-        let mut seen = self.seen.clone();
+        let seen = &mut self.seen;
         seen.sightings = self.looks.told();
         age(&mut seen.hosts, since);
         age(&mut seen.etcd, since);
         age(&mut seen.api, since);
         age(&mut seen.infra, |_| {
-            now.saturating_duration_since(self.infra_at)
+            now.saturating_duration_since(self.infra_aged_at)
         });
-        seen
+        self.aged_at.values_mut().for_each(|at| *at = now);
+        self.infra_aged_at = now;
+        &self.seen
     }
 }
 

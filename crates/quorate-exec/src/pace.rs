@@ -15,6 +15,10 @@ pub(crate) const WHOLE_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The oldest look a host is given as testimony for a change, and the runner acts on.
 pub(crate) const TESTIMONY_AGE_MAX: Duration = Duration::from_secs(2);
 
+/// The oldest look at a master that is to get traffic: well below what its balancer's host believes. Stages look more often by themselves,
+/// unless one of their hosts kept them waiting.
+pub(crate) const READINESS_AGE_MAX: Duration = Duration::from_secs(20);
+
 /// How long a refusal or a departure after an effect may pass by itself: a control plane that restarts, or boots, on a busy machine is
 /// away for up to a minute.
 pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(90);

@@ -126,19 +126,23 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
         let mut pause = pace::LOOK_PAUSE_MIN;
         let mut told: Option<Instant> = None;
         loop {
-            let Next { stage, sight, left } = match self.next().await {
+            let Next {
+                stage,
+                mut sight,
+                left,
+            } = match self.next().await {
                 Ok(Some(next)) => next,
                 Ok(None) => return Verdict::Done,
                 Err(verdict) => return verdict,
             };
-            if self.stops_at(&sight.now()) {
+            if self.stops_at(sight.now()) {
                 return Verdict::Stopped { left };
             }
             let Some(held) = held else {
                 let seen = sight.now();
                 match fence::take(
                     &self.world.hosts,
-                    &seen,
+                    seen,
                     self.intent,
                     self.approved,
                     operator,
@@ -206,9 +210,8 @@ impl<H: Hosts, I: Infra> Run<'_, H, I> {
         let mut pause = pace::LOOK_PAUSE_MIN;
         let mut told: Option<(String, Instant)> = None;
         loop {
-            let sight = Sight::look(self.world, self.intent).await;
-            let seen = sight.now();
-            let trouble = match self.judge(&seen) {
+            let mut sight = Sight::look(self.world, self.intent).await;
+            let trouble = match self.judge(sight.now()) {
                 Ok(None) => return Ok(None),
                 Ok(Some((stage, left))) => return Ok(Some(Next { stage, sight, left })),
                 Err(trouble) => trouble,

@@ -106,7 +106,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         match self.run.stop.asked() {
             Stop::No => false,
             Stop::AtSafePoint => {
-                self.stage.change.is_none() && self.run.stops_at(&self.sight.borrow().now())
+                self.stage.change.is_none() && self.run.stops_at(self.sight.borrow_mut().now())
             }
             Stop::BeforeNextEffect | Stop::Now => true,
         }
@@ -162,7 +162,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
     }
 
     fn standing(&self, step: &Step) -> Standing {
-        step.standing(&self.sight.borrow().now())
+        step.standing(self.sight.borrow_mut().now())
     }
 
     /// Counts the tries of a step: an end state that falls again and again is a fault to be told, not to be repeated for ever.
@@ -317,6 +317,12 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         }
         if self.stage.change.is_some() {
             self.look_at_everything(age_max).await;
+        } else if matches!(what, HostEnsure::Backend { .. }) {
+            let age_max = match age_max.is_zero() {
+                true => age_max,
+                false => pace::READINESS_AGE_MAX,
+            };
+            self.look_at_everything(age_max).await;
         }
         let request = Request {
             fence: self.held.fence(),
@@ -324,7 +330,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             change: self.stage.change.clone(),
             sealed,
             accepted: self.run.intent.accepted.clone(),
-            testimony: self.sight.borrow().now(),
+            testimony: self.sight.borrow_mut().now().clone(),
         };
         let mut progress = |line: String| self.progress(step, &line);
         let outcome = hosts.ensure(node, request, &mut progress).await?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MemberId, Observation,
     change::{Change, Permit},
-    guard::{permit, promotable, resettable, restartable},
+    guard::{permit, promotable, resettable, restartable, serves},
     intent::{Acceptance, Fence},
     observation::Fencing,
     refusal::Refusal,
@@ -97,6 +97,9 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
     }
     if let HostEnsure::FoundingAside { founding } = &request.ensure {
         restartable(seen, &founding.nodes)?;
+    }
+    if let HostEnsure::Backend { backend, .. } = &request.ensure {
+        serves(seen, backend)?;
     }
     Ok(Admitted {
         ensure: request.ensure,

@@ -204,7 +204,7 @@ impl std::fmt::Display for EndpointName {
 }
 
 /// What one host answers when asked for its facts: one round trip.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostReport {
     /// The machine itself.

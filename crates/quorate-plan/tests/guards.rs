@@ -6,10 +6,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use quorate_plan::{
     Change, Fence, HostEnsure, Missing, Observation, Request, Seen, admit,
-    observation::{EtcdData, Fencing, Founding, Manifest, MemberMark, Pki},
+    observation::{ApiView, EtcdData, Fencing, Founding, Manifest, MemberMark, Pki},
     permit,
 };
-use seeing::{blank, id, node, peer, seen};
+use seeing::{blank, id, node, peer, ready_api, seen};
 
 fn change(text: &str) -> Change {
     let (verb, names) = text.split_once(' ').expect("a verb and names");
@@ -164,6 +164,14 @@ fn removing_a_member() {
     check("a+ b+ c+ d+ e+", "remove c", "allowed");
     // A dead one goes: two of two are left, and healthy, and a third comes at once.
     check("a+ b+ c- d=", "remove c then d", "allowed");
+    // It is well again, or always was.
+    check(
+        "a+ b+ c+ d=",
+        "remove c then d",
+        "plan-departed: the plan was not approved like this: `Join d before c1 leaves, which is healthy`",
+    );
+    check("a+ b+ c! d=", "remove c then d", "allowed");
+    check("a+ b+ c+", "remove c then c", "allowed");
     // A living one of three with one dead does not.
     check(
         "a+ b+ c-",
@@ -412,6 +420,39 @@ fn a_host_admits_by_fence_and_guard() {
         5,
         "a+ b+ c- d.",
         "would-lose-quorum: add voter d leaves 2 healthy of 4 voters, 3 needed",
+    );
+}
+
+#[test]
+fn traffic_is_admitted_for_whom_somebody_saw_ready() {
+    let backend = || HostEnsure::Backend {
+        backend: peer("b"),
+        address: (peer("b").address, 6443).into(),
+    };
+    let says = |api: Seen<Option<ApiView>>| {
+        let mut there = seen("a+ b+");
+        there.api.insert(node("b"), api);
+        match admit(request(backend(), None, 5), &Fencing::default(), &there) {
+            Ok(_) => "admitted".to_owned(),
+            Err(refusal) => format!("{}: {refusal}", refusal.code()),
+        }
+    };
+    assert_eq!(says(Seen::now(Some(ready_api(true)))), "admitted");
+    assert_eq!(
+        says(Seen::now(Some(ready_api(false)))),
+        "missing: the apiserver of b could not be seen: it is not ready"
+    );
+    assert_eq!(
+        says(Seen::now(None)),
+        "missing: the apiserver of b could not be seen: none runs there"
+    );
+    let old = Seen::Known {
+        value: Some(ready_api(true)),
+        age: Duration::from_secs(61),
+    };
+    assert_eq!(
+        says(old),
+        "missing: a fresh look is missing: the last one is 61 s old, at most 60 s are allowed"
     );
 }
 

@@ -92,6 +92,24 @@ pub(crate) fn resettable(seen: &Observation, node: &Peer) -> Result<(), Refusal>
     }
 }
 
+/// What sending traffic to a master needs: somebody who saw its apiserver ready. The balancer asks for itself as well, but one that has no
+/// other backend sends to whom it knows.
+///
+/// # Errors
+/// [`Refusal::Missing`] when it was not seen ready, or too long ago.
+pub(crate) fn serves(seen: &Observation, backend: &Peer) -> Result<(), Refusal> {
+    let what = || format!("the apiserver of {}", backend.name);
+    let view = match seen.api.get(&backend.name) {
+        Some(view) => view.within(EVIDENCE_AGE_MAX)?,
+        None => return Err(Missing::not_looked(what()).into()),
+    };
+    match view {
+        Some(api) if api.readyz.ready => Ok(()),
+        Some(_) => Err(Missing::no_answer(what(), "it is not ready").into()),
+        None => Err(Missing::no_answer(what(), "none runs there").into()),
+    }
+}
+
 /// The quorum as the witnesses tell it, none of them older than [`EVIDENCE_AGE_MAX`].
 fn quorum(seen: &Observation) -> Result<Quorum, Missing> {
     let mut fresh = Observation::default();

@@ -1,14 +1,14 @@
 //! What follows a removal that leaves two voters. Two are no resting place: they survive no loss, and need both to go on.
 
 use crate::{
-    MemberId, NodeName, Observation, change::Change, quorum::Quorum, refusal::Refusal,
-    seen::Missing,
+    MemberId, NodeName, Observation, change::Change, plan::Departure, quorum::Quorum,
+    refusal::Refusal, seen::Missing,
 };
 
 /// The number of voters that is no resting place.
 const NO_RESTING_PLACE: usize = 2;
 
-/// Refuses to leave two voters where nothing follows at once, or what follows is not ready for it.
+/// Refuses to leave two voters where nothing follows at once, what follows is not ready for it, or it could come first.
 pub(super) fn judge(
     seen: &Observation,
     change: &Change,
@@ -34,6 +34,15 @@ pub(super) fn judge(
     };
     if is_voter(seen, quorum, next, leaving) || leaves_itself(seen, quorum, next, leaving) {
         return Ok(());
+    }
+    // Whoever planned to remove it first saw it sick or dead. It is well again, and a healthy one goes after somebody came.
+    if quorum.healthy.contains(&leaving) {
+        return Err(Refusal::PlanDeparted {
+            departure: Box::new(Departure {
+                stage: format!("Join {next} before {leaving} leaves, which is healthy"),
+                step: None,
+            }),
+        });
     }
     match readiness(seen, next) {
         Ok(None) => Ok(()),

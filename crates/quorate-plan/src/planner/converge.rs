@@ -172,7 +172,7 @@ impl<'a> Convergence<'a> {
                 founders
             }
             None => {
-                self.none_emptied()?;
+                self.none_emptied(&self.voters)?;
                 situation::established(self.seen, &self.voters)?
             }
         };

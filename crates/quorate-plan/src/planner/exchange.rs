@@ -90,6 +90,9 @@ impl Convergence<'_> {
         if draft.unsettled {
             return Ok(());
         }
+        if self.founding.is_none() {
+            self.none_emptied(&joiners)?;
+        }
         let (voting, joiners): (Vec<_>, Vec<_>) = joiners
             .into_iter()
             .partition(|node| self.voters.contains(node));

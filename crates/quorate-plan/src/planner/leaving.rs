@@ -576,22 +576,34 @@ fn control_plane_nodes(api: Option<&ApiView>) -> Vec<(&NodeName, &BTreeSet<IpAdd
 }
 
 impl Convergence<'_> {
-    /// A master that the file names and whose host lost its data is replaced, not repaired: its member cannot go on.
+    /// A member whose host lost its data cannot go on: a master is replaced, and a join taken back, since etcd's leader counts on what a
+    /// learner had confirmed.
     ///
     /// # Errors
-    /// [`Refusal::DataLost`].
-    pub(super) fn none_emptied(&self) -> Result<(), Refusal> {
+    /// [`Refusal::DataLost`], [`Refusal::LearnerPresent`].
+    pub(super) fn none_emptied<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a NodeName>,
+    ) -> Result<(), Refusal> {
         let quorum = self.quorum()?;
-        for node in &self.voters {
-            let member = quorum.by_peer_url(&self.peer(node).peer_url());
-            if let Some((id, member)) = member
-                && Condition::of(self.seen, &quorum, id, member) == Condition::Emptied
-            {
-                return Err(Refusal::DataLost {
+        for node in nodes {
+            let Some((id, member)) = quorum.by_peer_url(&self.peer(node).peer_url()) else {
+                continue;
+            };
+            if Condition::of(self.seen, &quorum, id, member) != Condition::Emptied {
+                continue;
+            }
+            return Err(if member.learner {
+                Refusal::LearnerPresent {
+                    member: id,
+                    peer_urls: member.peer_urls.clone(),
+                }
+            } else {
+                Refusal::DataLost {
                     node: node.clone(),
                     member: id,
-                });
-            }
+                }
+            });
         }
         Ok(())
     }

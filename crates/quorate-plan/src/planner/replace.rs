@@ -179,6 +179,9 @@ fn draft_in_place(
     }
     convergence.hosts(draft);
     let joiner = std::slice::from_ref(node);
+    if leaving.is_none() {
+        convergence.none_emptied(joiner)?;
+    }
     if !back || leaving.is_some() {
         convergence.rehearse(draft, &first, joiner)?;
     }
