@@ -388,9 +388,9 @@ impl Hosts for MemoryHosts {
             if let Some(job) = inner.jobs.get(on) {
                 return Err(HostError::Busy {
                     node: on.clone(),
-                    action: job.request.ensure.to_string(),
+                    action: job.action.clone(),
                     since_ms: u64::try_from(job.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    fence: job.request.fence,
+                    fence: job.fence,
                 });
             }
             inner.begin(on, request)

@@ -11,7 +11,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use quorate_exec::World as Seams;
 use quorate_plan::{
-    Ensure, HostEnsure, NodeName, Operator, Request,
+    Ensure, Fence, HostEnsure, NodeName, Operator, Request,
     guard::EVIDENCE_AGE_MAX,
     observation::{HostReport, Power},
     wire::Outcome,
@@ -24,7 +24,10 @@ pub use script::{Fault, Script};
 use crate::{
     World,
     invariant::{has_quorum, new_backends, violations},
-    world::{ActError, act::Accepted},
+    world::{
+        ActError,
+        act::{Accepted, gate},
+    },
 };
 
 /// One notch of [`World::tick`].
@@ -67,7 +70,10 @@ struct Inner {
 #[derive(Debug)]
 struct Job {
     number: u64,
-    request: Request,
+    /// `None` once it was put to the gate.
+    request: Option<Request>,
+    fence: Fence,
+    action: String,
     /// `None` until it passed the gate.
     accepted: Option<Accepted>,
     begun: Instant,
@@ -257,12 +263,12 @@ impl Inner {
         job: &mut Job,
         at: Instant,
     ) -> Option<Result<Outcome, ActError>> {
-        if job.accepted.is_none() {
-            match self.world.accept(node, &job.request) {
+        if let Some(request) = job.request.take() {
+            match self.world.accept_by(node, request, gate) {
                 Ok(accepted) => job.accepted = Some(accepted),
                 Err(error) => return Some(Err(error)),
             }
-            if job.request.fence < self.world.machine(node).disk.fence {
+            if job.fence < self.world.machine(node).disk.fence {
                 self.violations
                     .push(format!("{node} acts for an outranked token"));
             }
@@ -311,7 +317,9 @@ impl Inner {
         self.jobs_begun += 1;
         let job = Job {
             number: self.jobs_begun,
-            request,
+            fence: request.fence,
+            action: request.ensure.to_string(),
+            request: Some(request),
             accepted: None,
             begun: Instant::now(),
             wait: 1,

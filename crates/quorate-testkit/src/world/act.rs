@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_plan::{
     Admitted, HostEnsure, NodeName, Observation, Refusal, Request, admit,
     kubeadm::{ClusterSettings, Peer},
-    observation::{Balancer, Certificate, Components, Founding, KubeadmConfig, MemberMark, Pki},
+    observation::{
+        Balancer, Certificate, Components, Fencing, Founding, KubeadmConfig, MemberMark, Pki,
+    },
     standing::{Difference, differences},
     step::Network,
     wire::Outcome,
@@ -21,6 +23,24 @@ use super::{
 /// kubeadm's leaves live a year, in seconds.
 const CERTIFICATE_SECONDS: i64 = 365 * 86_400;
 
+/// What lets requests in: [`gate`], or that with a bug in it.
+pub type Gate = fn(Request, &Fencing, &Observation) -> Result<Admitted, ActError>;
+
+/// A host's gate: its fence has to be this operation's, and [`admit`] has to pass.
+///
+/// # Errors
+/// What the host says.
+pub fn gate(request: Request, fencing: &Fencing, seen: &Observation) -> Result<Admitted, ActError> {
+    let in_force = fencing.claim.as_ref().map(|claim| claim.fence);
+    if request.fence >= fencing.highest && in_force != Some(request.fence) {
+        return Err(failed(format!(
+            "expected token {} to be granted on this host",
+            request.fence
+        )));
+    }
+    Ok(admit(request, fencing, seen)?)
+}
+
 /// A request that passed the gate of its host.
 #[derive(Debug)]
 pub struct Accepted {
@@ -32,6 +52,11 @@ impl Accepted {
     /// What is to be made stand.
     pub fn ensure(&self) -> &HostEnsure {
         &self.admitted.ensure
+    }
+
+    /// What differs from it. Empty: nothing will be done.
+    pub fn changed(&self) -> &[Difference] {
+        &self.changed
     }
 }
 
@@ -78,44 +103,36 @@ impl World {
     /// # Errors
     /// What the host says.
     pub fn accept(&self, node: &NodeName, request: &Request) -> Result<Accepted, ActError> {
+        self.accept_by(node, request.clone(), gate)
+    }
+
+    /// The same, where something else stands in for [`gate`]: one with a bug in it.
+    ///
+    /// # Errors
+    /// As [`World::accept`].
+    pub fn accept_by(
+        &self,
+        node: &NodeName,
+        mut request: Request,
+        gate: Gate,
+    ) -> Result<Accepted, ActError> {
         let machine = self.machine(node);
         if !machine.answers() {
             return Err(ActError::Gone);
         }
-        let fencing = self.fencing(node);
-        if request.fence < fencing.highest {
-            return Err(Self::outranked(&fencing, request.fence).into());
-        }
-        let in_force = fencing.claim.as_ref().map(|claim| claim.fence);
-        if in_force != Some(request.fence) {
-            return Err(failed(format!(
-                "expected token {} to be granted on this host",
-                request.fence
-            )));
-        }
         // A reset ends with the mark's going: asked for once more, it has nothing left to do.
-        let unmarked = matches!(
-            request.ensure,
-            HostEnsure::Prepared { .. } | HostEnsure::Reset { .. }
-        );
-        if machine.disk.mark.is_none() && !unmarked {
+        let marked = machine.disk.mark.is_some()
+            || matches!(
+                request.ensure,
+                HostEnsure::Prepared { .. } | HostEnsure::Reset { .. }
+            );
+        // What admission judges is the testimony with the host's own look in it.
+        let mut seen = std::mem::take(&mut request.testimony);
+        seen.record(node, quorate_plan::Seen::now(self.host_report(node)));
+        let admitted = gate(request, &self.fencing(node), &seen)?;
+        if !marked {
             return Err(failed("expected a host that carries a cluster's mark"));
         }
-        let mut seen = request.testimony.clone();
-        seen.record(node, quorate_plan::Seen::now(self.host_report(node)));
-        let admitted = admit(
-            Request {
-                fence: request.fence,
-                ensure: request.ensure.clone(),
-                change: request.change.clone(),
-                sealed: request.sealed.clone(),
-                accepted: request.accepted.clone(),
-                // What admission judges is `seen`, into which the testimony went.
-                testimony: Observation::default(),
-            },
-            &fencing,
-            &seen,
-        )?;
         // What cannot be told is no reason not to act: acting is idempotent.
         let changed = differences(&admitted.ensure, node, &seen)
             .unwrap_or_else(|missing| vec![Difference(missing.to_string())]);

@@ -64,6 +64,8 @@ pub struct Hardware {
     pub etcd_version: String,
     /// Entries of the log that etcd here has not applied.
     pub raft_lag: u64,
+    /// The traits that the cluster's settings depend on.
+    pub kind: MachineKind,
 }
 
 impl Default for Hardware {
@@ -80,18 +82,12 @@ impl Default for Hardware {
             db_bytes: 20 << 20,
             etcd_version: "3.6.16".into(),
             raft_lag: 0,
-        }
-    }
-}
-
-impl Hardware {
-    /// The traits that the cluster's settings depend on: the same for all machines here.
-    pub fn kind(&self) -> MachineKind {
-        MachineKind {
-            cgroup: Cgroup::V2,
-            oom_score_adjustable: true,
-            swap: false,
-            shared_disk: false,
+            kind: MachineKind {
+                cgroup: Cgroup::V2,
+                oom_score_adjustable: true,
+                swap: false,
+                shared_disk: false,
+            },
         }
     }
 }

@@ -119,7 +119,7 @@ impl World {
             .map(|(node, machine)| {
                 let view = InfraView {
                     power: machine.power,
-                    kind: machine.hardware.kind(),
+                    kind: machine.hardware.kind,
                 };
                 (node.clone(), Seen::now(view))
             })

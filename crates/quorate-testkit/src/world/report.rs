@@ -94,7 +94,7 @@ impl World {
 
     fn hardware(&self, node: &NodeName, machine: &Host) -> Machine {
         let hardware = &machine.hardware;
-        let kind = hardware.kind();
+        let kind = hardware.kind;
         Machine {
             machine_id: format!("id-{node}"),
             boot_id: format!("boot-{}", machine.boots),
