@@ -8,10 +8,12 @@
 //!
 //! Seeded bugs are wrappers here, never switches in production code.
 
+pub mod conform;
 pub mod drive;
 pub mod fixture;
 pub mod invariant;
 pub mod memory;
+pub mod model;
 pub mod render;
 pub mod rng;
 pub mod story;
