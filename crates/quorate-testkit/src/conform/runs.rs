@@ -1,0 +1,105 @@
+//! All runs of one cluster, one after the other. Start at [`follow_runs`].
+
+use std::{fmt, path::Path};
+
+use quorate_exec::{Journal, journal::JournalError};
+use quorate_plan::Event;
+
+use super::{Departed, Followed, Left, follow, imagine};
+use crate::render;
+
+/// What became of one run's journal.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The run.
+    pub run: String,
+    /// What its journal was found to be.
+    pub found: Found,
+}
+
+/// What a journal was found to be.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Nothing but the beginning of a file.
+    Empty,
+    /// A way of the model, from a world that the runs before may have left.
+    GoesOn(Followed),
+    /// A way of the model, from a world in which this was planned; what happened before it no journal tells.
+    Anew(Followed),
+    /// Nothing is known of a world in which this was planned. Something happened to the machines that cannot be imagined from a plan.
+    Unexplained(String),
+    /// No way of the model.
+    Departed(Departed),
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (followed, from) = match &self.found {
+            Found::Empty => return write!(f, "{}: nothing was begun", self.run),
+            Found::Unexplained(why) => {
+                return write!(f, "{}: not followed, from no known world: {why}", self.run);
+            }
+            Found::Departed(departed) => return write!(f, "{}: {departed}", self.run),
+            Found::GoesOn(followed) => (followed, "where the runs before it ended"),
+            Found::Anew(followed) => (followed, "in a world of its own"),
+        };
+        let end = followed
+            .verdict
+            .as_ref()
+            .map_or_else(|| "broken off".into(), render::verdict);
+        write!(
+            f,
+            "{}: begins {from}; {} effects, each permitted and in order; {} prefixes, from each of which the goal is reached; {end}",
+            self.run, followed.effects, followed.prefixes
+        )
+    }
+}
+
+/// Follows the journals of all runs below `runs`, the oldest first: each from the worlds that those before it may have left, or, where it
+/// was planned in none of them, from one that is imagined.
+///
+/// # Errors
+/// When a journal cannot be read or is damaged.
+pub fn follow_runs(runs: &Path) -> Result<Vec<Told>, JournalError> {
+    let mut told = Vec::new();
+    let mut left = Left::default();
+    for run in Journal::list(runs)? {
+        let recording = Journal::read(runs, &run.id)?;
+        let events: Vec<Event> = recording
+            .entries
+            .into_iter()
+            .map(|entry| entry.event)
+            .collect();
+        let (found, after) = one(&events, &left);
+        // A run that began nothing leaves everything as it was.
+        left = after.unwrap_or(left);
+        told.push(Told { run: run.id, found });
+    }
+    Ok(told)
+}
+
+/// One journal, and what its run left.
+fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
+    let Some(Event::Started { intent, plan, .. }) = events.first() else {
+        return (Found::Empty, None);
+    };
+    let known = before
+        .worlds
+        .iter()
+        .any(|world| imagine::begins(world.clone(), intent, plan).is_some());
+    if !known && let Err(why) = imagine::imagine(intent, plan) {
+        return (Found::Unexplained(why), Some(Left::default()));
+    }
+    let nothing = Left::default();
+    match follow(events, if known { before } else { &nothing }) {
+        Ok(followed) => {
+            let left = Some(followed.left.clone());
+            let found = if known { Found::GoesOn } else { Found::Anew };
+            (found(followed), left)
+        }
+        Err(departed) if departed.event == 1 => {
+            (Found::Unexplained(departed.what), Some(Left::default()))
+        }
+        Err(departed) => (Found::Departed(departed), Some(Left::default())),
+    }
+}
