@@ -50,10 +50,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "quorate-kube",
         ],
     ),
-    // Hosts that nobody has done anything to yet; what it judges it judges with tools that are not ours.
+    // Hosts that nobody has done anything to yet; what it judges it judges with tools that are not ours. Journals are followed by the model.
     (
         "quorate-live",
-        &["quorate-drill", "quorate-kube", "quorate-local"],
+        &[
+            "quorate-drill",
+            "quorate-kube",
+            "quorate-local",
+            "quorate-testkit",
+        ],
     ),
     ("xtask", &[]),
 ];

@@ -17,6 +17,7 @@ use nix::{
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction},
     unistd::Pid,
 };
+use quorate_testkit::conform::{Found, follow_runs};
 use serde_json::Value;
 
 /// Somebody asked for the end: nothing new is begun but cleaning up.
@@ -84,6 +85,10 @@ pub fn perform(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Result<
         );
     }
     ENDING.store(false, Ordering::SeqCst);
+    // Whatever becomes of it, there are hosts to remove.
+    if catch_unwind(AssertUnwindSafe(|| stage.follow_journals())).is_err() {
+        stage.check("journals are followed without a panic", false);
+    }
     for name in std::mem::take(&mut stage.bare) {
         let destroyed = stage.quorate(&["local", "destroy", "--cluster", &name, "--yes"]);
         stage.check(
@@ -199,6 +204,39 @@ impl Stage {
             })
             .collect();
         Ok(fs::write(file, moved)?)
+    }
+
+    /// Follows the journals of all runs there were through the model: what they did was permitted, in order, and led on from wherever it
+    /// broke off. A run that begins where no journal tells of may begin in a world that is imagined for it.
+    fn follow_journals(&mut self) {
+        let clusters = self.directory.join("state/quorate/clusters");
+        let clusters = fs::read_dir(clusters).into_iter().flatten().flatten();
+        for cluster in clusters.map(|entry| entry.path()) {
+            let name = cluster.file_name().unwrap_or_default().to_string_lossy();
+            let told = match follow_runs(&cluster.join("runs")) {
+                Ok(told) => told,
+                Err(error) => {
+                    self.check(&format!("the journals of {name} are read: {error}"), false);
+                    continue;
+                }
+            };
+            for run in &told {
+                self.say(&format!("run {run}"));
+            }
+            let count =
+                |found: fn(&Found) -> bool| told.iter().filter(|run| found(&run.found)).count();
+            let followed = count(|found| matches!(found, Found::GoesOn(_) | Found::Anew(_)));
+            let departed = count(|found| matches!(found, Found::Departed(_)));
+            if followed + departed > 0 {
+                self.check(
+                    &format!(
+                        "{followed} of {} runs of {name} go ways of the model, none leaves them",
+                        told.len()
+                    ),
+                    departed == 0,
+                );
+            }
+        }
     }
 
     /// A cluster file that is destroyed in the end.
