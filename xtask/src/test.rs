@@ -23,6 +23,12 @@ const MAIN_MAX: Duration = Duration::from_secs(40 * 60);
 /// What it may take with every build from nothing.
 const COLD_MAX: Duration = Duration::from_secs(75 * 60);
 
+/// Seeds of the simulation.
+const SEEDS: &str = "20000";
+
+/// The crate of the in-memory cluster.
+const MODEL: &str = "quorate-testkit";
+
 /// What to test.
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -102,10 +108,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         green_before: 0,
     };
     test.announce(&cases);
-    // Packages; quorate and the bundle; format, lints, licences with their tool, tests built and run.
+    // Packages; quorate and the bundle; format, lints, licences with their tool, tests and the model built and run.
     let rest = options.only.is_none() && shard.number == 1;
     test.progress
-        .expect(3 + if rest { 6 } else { 0 } + cases.len());
+        .expect(3 + if rest { 8 } else { 0 } + cases.len());
     test.packages()?;
     if rest {
         test.checks()?;
@@ -113,6 +119,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let ready = test.ready(&cases)?;
     if rest {
         test.workspace(ready.as_ref())?;
+        test.model()?;
     }
     if let Some(ready) = &ready {
         test.live(&program, &cases, ready, &all)?;
@@ -267,22 +274,80 @@ impl Test<'_> {
         }
     }
 
-    /// The tests of all crates.
+    /// The tests of all crates but the one whose tests are played optimised, in a step of their own.
     fn workspace(&mut self, ready: Option<&Ready>) -> Result<()> {
-        const TITLE: &str = "Unit, snapshot and simulation tests";
-        let arguments = ["test", "--workspace", "--locked", "--no-fail-fast"];
-        let mut building = build::cargo(&arguments);
-        self.progress
-            .build("Build the tests", building.arg("--no-run"))?;
-        let mut tests = build::cargo(&arguments);
+        let arguments = [
+            "test",
+            "--workspace",
+            "--exclude",
+            MODEL,
+            "--locked",
+            "--no-fail-fast",
+        ];
+        let mut environment = Vec::new();
         if let Some(Ready { quorate, bundle }) = ready {
-            tests
-                .env("QUORATE_BUNDLE", bundle)
-                .env("QUORATE_ETCD", bundle.join("bin/etcd"))
-                .env("QUORATE_BINARY", quorate);
+            environment = vec![
+                ("QUORATE_BUNDLE", bundle.clone()),
+                ("QUORATE_ETCD", bundle.join("bin/etcd")),
+                ("QUORATE_BINARY", quorate.clone()),
+            ];
         }
-        let outcome = self.progress.run(TITLE, &mut tests);
-        let log = crate::progress::log_path(TITLE)?;
+        self.cargo_tests(
+            "Build the tests",
+            "Unit and snapshot tests",
+            &arguments,
+            &[],
+            &environment,
+        )
+    }
+
+    /// Everything that is played over the in-memory cluster, optimised: the tests of plans and of whole runs, the model to the end of its
+    /// bounds, the simulation over thousands of seeds. What was counted is said below the step.
+    fn model(&mut self) -> Result<()> {
+        let arguments = [
+            "test",
+            "--profile",
+            "model",
+            "--package",
+            MODEL,
+            "--tests",
+            "--locked",
+            "--no-fail-fast",
+        ];
+        let environment = [
+            ("QUORATE_MODEL", PathBuf::from("whole")),
+            ("QUORATE_SEEDS", PathBuf::from(SEEDS)),
+            // A simulation is made of small allocations: kept at hand by their thread, they take a fifth of its time less.
+            (
+                "GLIBC_TUNABLES",
+                PathBuf::from("glibc.malloc.tcache_count=1000:glibc.malloc.tcache_max=65536"),
+            ),
+        ];
+        self.cargo_tests(
+            "Build the model",
+            "Model, simulation and runs in memory",
+            &arguments,
+            &["--", "--show-output"],
+            &environment,
+        )
+    }
+
+    /// Builds tests, runs them, and counts what cargo's test runner says. `more` is for the runner alone.
+    fn cargo_tests(
+        &mut self,
+        build_title: &str,
+        title: &str,
+        arguments: &[&str],
+        more: &[&str],
+        environment: &[(&str, PathBuf)],
+    ) -> Result<()> {
+        let mut building = build::cargo(arguments);
+        self.progress.build(build_title, building.arg("--no-run"))?;
+        let mut tests = build::cargo(arguments);
+        tests.args(more);
+        tests.envs(environment.iter().map(|(name, value)| (name, value)));
+        let outcome = self.progress.run(title, &mut tests);
+        let log = crate::progress::log_path(title)?;
         let text = std::fs::read_to_string(&log)
             .with_context(|| format!("failed to read {}", log.display()))?;
         let (passed, failed, ignored) = count(&text);
@@ -292,6 +357,12 @@ impl Test<'_> {
             .filter_map(|line| line.strip_prefix("SKIPPED: "))
         {
             self.skip(what.to_owned());
+        }
+        for what in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("COUNTED: "))
+        {
+            eprintln!("    {what}");
         }
         if let Err(error) = outcome {
             eprintln!("{error:#}");
