@@ -240,11 +240,8 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         let mut unsure: Option<Instant> = None;
         loop {
             // What was missing is looked at again, however young the last look is.
-            let age_max = match unsure {
-                None => pace::TESTIMONY_AGE_MAX,
-                Some(_) => Duration::ZERO,
-            };
-            let asked = timeout_at(deadline, self.ask(step, what, node, age_max)).await;
+            let afresh = unsure.is_some();
+            let asked = timeout_at(deadline, self.ask(step, what, node, afresh)).await;
             let excuse = match asked {
                 Ok(Ok(())) => return Ok(()),
                 Err(_) => return Err(Failure::Failed(self.late(step, "the host is still at it"))),
@@ -299,13 +296,13 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         }
     }
 
-    /// One request to one host: the fence there, what others give it, and the end state. Testimony is at most `age_max` old.
+    /// One request to one host: the fence there, what others give it, and the end state. With testimony from right now if `afresh`.
     async fn ask(
         &self,
         step: &Step,
         what: &HostEnsure,
         node: &NodeName,
-        age_max: Duration,
+        afresh: bool,
     ) -> Result<(), HostError> {
         let hosts = &self.run.world.hosts;
         self.held.on(hosts, node).await?;
@@ -315,13 +312,13 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             let recipient = hosts.recipient(node).await?;
             sealed.push(hosts.seal(self.held.fence(), handover, &recipient).await?);
         }
-        if self.stage.change.is_some() {
-            self.look_at_everything(age_max).await;
-        } else if matches!(what, HostEnsure::Backend { .. }) {
-            let age_max = match age_max.is_zero() {
-                true => age_max,
-                false => pace::READINESS_AGE_MAX,
-            };
+        let age_max = match what {
+            _ if self.stage.change.is_some() => Some(pace::TESTIMONY_AGE_MAX),
+            HostEnsure::Backend { .. } => Some(pace::READINESS_AGE_MAX),
+            _ => None,
+        };
+        if let Some(age_max) = age_max {
+            let age_max = if afresh { Duration::ZERO } else { age_max };
             self.look_at_everything(age_max).await;
         }
         let request = Request {

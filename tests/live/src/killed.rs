@@ -21,34 +21,54 @@ const KILLS_MAX: usize = 200;
 /// Fewer kills than this leave places out: about one for every step of the plan.
 pub const KILLS_MIN: usize = 40;
 
-/// Where a run is killed, relative to an event that its journal tells of.
-struct Place {
-    event: &'static str,
+/// Where a run is killed, relative to events that its journal tells of.
+pub struct Place {
+    /// Words that one line of the journal has.
+    words: &'static [&'static str],
+    /// How many such lines there are by then.
+    times: usize,
     after: Duration,
 }
 
 impl Place {
-    const fn new(event: &'static str, after_ms: u64) -> Self {
+    const fn new(event: &'static [&'static str], after_ms: u64) -> Self {
         Self {
-            event,
+            words: event,
+            times: 1,
             after: Duration::from_millis(after_ms),
         }
+    }
+
+    /// When that many steps stand that have this word in the journal.
+    pub const fn standing(words: &'static [&'static str], times: usize) -> Self {
+        Self {
+            words,
+            times,
+            after: Duration::ZERO,
+        }
+    }
+
+    fn is_in(&self, journal: &str) -> bool {
+        let met = journal
+            .lines()
+            .filter(|line| self.words.iter().all(|word| line.contains(word)));
+        met.count() >= self.times
     }
 }
 
 /// Before an effect, in the middle of it, when it stands, and in the middle of what comes next; also when nothing but the fence is taken,
 /// and when a stage was permitted: met in turn, and the plan's steps drift past them.
 const PLACES: [Place; 10] = [
-    Place::new("stepStarted", 0),
-    Place::new("stepStarted", 60),
-    Place::new("stepStands", 0),
-    Place::new("stepStarted", 0),
-    Place::new("fenced", 0),
-    Place::new("stepStarted", 20),
-    Place::new("stepStarted", 0),
-    Place::new("stageStarted", 0),
-    Place::new("stepStarted", 150),
-    Place::new("stepStarted", 400),
+    Place::new(&["\"stepStarted\""], 0),
+    Place::new(&["\"stepStarted\""], 60),
+    Place::new(&["\"stepStands\""], 0),
+    Place::new(&["\"stepStarted\""], 0),
+    Place::new(&["\"fenced\""], 0),
+    Place::new(&["\"stepStarted\""], 20),
+    Place::new(&["\"stepStarted\""], 0),
+    Place::new(&["\"stageStarted\""], 0),
+    Place::new(&["\"stepStarted\""], 150),
+    Place::new(&["\"stepStarted\""], 400),
 ];
 
 /// How long one run may go on without a new step.
@@ -107,13 +127,17 @@ pub fn until_done(stage: &mut Stage, file: &str) -> Result<usize> {
     Ok(kills)
 }
 
-enum Ended {
+/// How a run ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By the signal.
     Killed,
+    /// With this exit code, before its place came.
     ByItself(Option<i32>),
 }
 
-/// Runs apply, waits for the first such event of this run, and kills it.
-fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
+/// Runs apply, waits for that place in this run's journal, and kills it.
+pub fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
     let before = journals(stage);
     let log = fs::File::create(stage.directory.join("apply.log"))?;
     let mut child = stage
@@ -134,10 +158,9 @@ fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
         let fresh = journals(stage)
             .into_iter()
             .filter(|journal| !before.contains(journal));
-        let event = format!("\"{}\"", place.event);
         if fresh
             .into_iter()
-            .any(|journal| fs::read_to_string(journal).is_ok_and(|text| text.contains(&event)))
+            .any(|journal| fs::read_to_string(journal).is_ok_and(|text| place.is_in(&text)))
         {
             std::thread::sleep(place.after);
             kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;

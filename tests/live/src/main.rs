@@ -8,6 +8,7 @@ mod bare;
 mod blocks;
 mod bring_up;
 mod drills;
+mod founders;
 mod guard;
 mod judge;
 mod killed;
@@ -81,6 +82,13 @@ const CASES: &[Case] = &[
         budget_s: 600,
         about: "under load: apply killed at every step while a master is swapped and three become five and three again",
         run: masters::broken_off,
+    },
+    Case {
+        name: "founders",
+        full: true,
+        budget_s: 420,
+        about: "founders are made anew in the middle of a founding: one of three, which joins; two of three, and it begins again",
+        run: founders::run,
     },
     Case {
         name: "kubeadm-kin",
