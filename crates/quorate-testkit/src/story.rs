@@ -15,6 +15,8 @@
 //! | `old-data HOST` | data of a forgotten cluster lies on the host |
 //! | `lose-etcd-data HOST` | its data directory is empty after a power cycle |
 //! | `cut HOST [for SECONDS]`, `mend HOST` | neither its peers nor the operator reach it, and it goes on; and they do again |
+//! | `ask HOST to remove NODE [with nobody next]`, `ask HOST to reset` | somebody's own program takes the fence of a host, and asks it for that, saying no change that it is, or that one |
+//! | `balancer-silent`, `balancer-leads` | behind a balancer of the user's own (`balancers=0`) nobody is registered; and the masters are |
 //! | `unresolve` | the endpoint's name resolves nowhere |
 //! | `unreach HOST` | the operator alone does not reach it |
 //! | `reinstall HOST` | a blank machine of the same name and address |
@@ -37,9 +39,10 @@ use std::{
     time::Duration,
 };
 
-use quorate_exec::{consider, observe};
+use quorate_exec::{HostError, Hosts as _, consider, observe};
 use quorate_plan::{
-    Acceptance, Event, Goal, Intent, Missing, NodeName, Operator,
+    Acceptance, Change, Claim, Event, Fence, Goal, HostEnsure, Intent, Missing, NodeName, Operator,
+    Request,
     assessment::assess,
     event::Verdict,
     spec::{BringUp, Machine},
@@ -181,6 +184,7 @@ impl Stage {
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
                 String::new()
             }
+            "ask" => self.ask(argument(1), &words[3..]).await,
             "members" => self.members(),
             "remember" => {
                 self.remembered = Some(render::lasting(&self.shared().world()));
@@ -344,6 +348,63 @@ impl Stage {
         let verdict = sleeper.run.await.expect("a run does not panic");
         sleeper.handle.kill();
         said(&sleeper.told, Some(&verdict), &render::verdict(&verdict))
+    }
+
+    async fn ask(&mut self, on: &str, what: &[&str]) -> String {
+        let (on, intent, operator) = (node(on), self.intent(), self.operator("eve"));
+        let world = self.shared().world();
+        let mut change = None;
+        let ensure = match what {
+            ["remove", whom, said @ ..] => {
+                let mut members = world.clusters.values().flat_map(|of| of.members.iter());
+                let (member, told) = members
+                    .find(|(_, member)| member.name == *whom)
+                    .unwrap_or_else(|| panic!("{whom} is no member"));
+                if *said == ["with", "nobody", "next"] {
+                    let (id, next) = (*member, None);
+                    change = Some(Change::RemoveMember { id, next });
+                }
+                HostEnsure::MemberGone {
+                    member: *member,
+                    peer_urls: [told.peer_url.clone()].into(),
+                }
+            }
+            ["reset"] => HostEnsure::Reset {
+                node: intent.spec.peer(&on).expect("a host of the file"),
+            },
+            other => panic!("nobody asks a host to {other:?}"),
+        };
+        let fence = Fence(world.machine(&on).disk.fence.0 + 1);
+        let (seams, handle) = self.shared().operator(operator.clone(), Script::none());
+        let testimony = observe(&seams, &intent).await;
+        let claim = Claim {
+            fence,
+            operator,
+            since: 0,
+            intent,
+        };
+        let taken = seams.hosts.claim(&on, &claim).await;
+        taken.expect("nobody else is at it");
+        let request = Request {
+            fence,
+            ensure,
+            change,
+            sealed: Vec::new(),
+            accepted: BTreeSet::new(),
+            testimony,
+        };
+        let answer = seams.hosts.ensure(&on, request, &mut |_| {}).await;
+        let released = seams.hosts.release(&on, fence).await;
+        released.expect("it was taken");
+        handle.kill();
+        match answer {
+            Ok(_) => "done\n".into(),
+            Err(HostError::Refused { refusal, .. }) => {
+                let refusals = vec![*refusal];
+                format!("{}\n", render::verdict(&Verdict::Refused { refusals }))
+            }
+            Err(other) => format!("{other}\n"),
+        }
     }
 
     fn members(&self) -> String {

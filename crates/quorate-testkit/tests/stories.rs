@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use quorate_plan::refusal::RefusalCode;
 use quorate_testkit::story;
 use tokio::task::LocalSet;
 
@@ -31,5 +32,23 @@ async fn stories_are_told_as_they_are_written() {
             "{} is told differently; run with QUORATE_BLESS=1 and read the difference\n--- written\n{written}--- told\n{told}",
             file.display()
         );
+    }
+}
+
+/// Each refusal is met by somebody.
+#[test]
+fn every_refusal_has_its_story() {
+    let mut told = String::new();
+    for entry in std::fs::read_dir(folder()).expect("tests/scripts can be read") {
+        let path = entry.expect("tests/scripts can be read").path();
+        told += &std::fs::read_to_string(&path).expect("a story can be read");
+    }
+    for code in RefusalCode::ALL {
+        // What nobody saw is no verdict on anything, and is told without a code.
+        let words = match code {
+            RefusalCode::Missing => "cannot be seen: ".to_owned(),
+            code => format!("refused ({code}): "),
+        };
+        assert!(told.contains(&words), "no story of `{words}`");
     }
 }

@@ -39,6 +39,8 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
             }
         }
         ["unresolve"] => world.resolves = None,
+        ["balancer-silent"] => world.users_balancer = false,
+        ["balancer-leads"] => world.users_balancer = true,
         ["alarm", _, kind] => world.raise_alarm(&host(), kind),
         ["edit", _, file, flag] => world.edit_manifest(&host(), file, flag),
         ["add-learner", url] => {
