@@ -181,13 +181,23 @@ impl<'a> Way<'a> {
             self.converges().map_err(departed)?;
             self.prefixes += 1;
         }
+        // What a host has had in hand since an earlier run it may have still, unless everything stands.
+        let mut in_hand = self.in_flight.clone();
+        if verdict != Some(Verdict::Done) {
+            let earlier = self.in_hand.iter();
+            in_hand.extend(
+                earlier
+                    .filter(|step| !self.in_flight.contains(step))
+                    .cloned(),
+            );
+        }
         Ok(Followed {
             effects: self.effects,
             prefixes: self.prefixes,
             verdict,
             left: Left {
                 worlds: self.worlds(),
-                in_hand: self.in_flight,
+                in_hand,
             },
         })
     }

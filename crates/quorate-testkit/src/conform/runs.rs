@@ -63,8 +63,14 @@ impl fmt::Display for Told {
 pub fn follow_runs(runs: &Path) -> Result<Vec<Told>, JournalError> {
     let mut told = Vec::new();
     let mut left = Left::default();
+    let mut recordings = Vec::new();
     for run in Journal::list(runs)? {
         let recording = Journal::read(runs, &run.id)?;
+        recordings.push((run, recording));
+    }
+    // IDs tell no runs apart that began within one second.
+    recordings.sort_by_key(|(_, recording)| recording.entries.first().map(|entry| entry.at));
+    for (run, recording) in recordings {
         let events: Vec<Event> = recording
             .entries
             .into_iter()
