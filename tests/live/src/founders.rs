@@ -100,7 +100,7 @@ fn whole(stage: &mut Stage, file: &str, hosts: &Bare) -> Result<()> {
             &format!("{master} founds nothing any more, and is guarded"),
             hosts.holds(
                 master,
-                "grep -q '\"done\":true' /var/lib/quorate/founding.json || test ! -e /var/lib/quorate/founding.json; \
+                "grep -q '\"done\": *true' /var/lib/quorate/founding.json || test ! -e /var/lib/quorate/founding.json; \
                  test -e /var/lib/quorate/etcd-member.json",
             ),
         );
