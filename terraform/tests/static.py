@@ -64,12 +64,14 @@ def with_provider(static, terraform, plugins, root):
         static.run(f"validate {name}", [terraform, "validate", "-no-color"], **options)
         if (folder / "tests").is_dir():
             done = static.run(f"tests of {name}", [terraform, "test", "-no-color"], **options)
-            counts = re.search(r"(\d+) passed, (\d+) failed", done.stdout)
-            # The whole was counted once already.
-            static.passed += max(0, int(counts[1]) - 1) if counts and done.returncode == 0 else 0
-            if done.returncode == 0 and not (counts and int(counts[1]) > 0):
-                print(f"FAILED: {name} has tests and none ran\n{done.stdout[-2000:]}", flush=True)
+            counts = re.search(r"(\d+) passed, \d+ failed(, \d+ skipped)?", done.stdout)
+            if done.returncode == 0 and (not counts or int(counts[1]) == 0 or counts[2]):
+                # Interrupted, Terraform skips the rest and calls that a success.
+                print(f"FAILED: not every test of {name} ran\n{done.stdout[-2000:]}", flush=True)
                 static.failed += 1
+            elif done.returncode == 0:
+                # The whole was counted once already.
+                static.passed += int(counts[1]) - 1
 
 
 def checkov(static):
