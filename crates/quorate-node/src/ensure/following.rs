@@ -3,8 +3,8 @@
 //! A member serves its clients once its name and addresses, which it publishes through the log, were applied. The leader makes the snapshot
 //! for a new learner when it next applies an entry, whichever that is: in a cluster with little to do it is that very publication. The
 //! learner then has it with the snapshot, never hears that it was applied, and tries again after 7 s (`publishV3` and `applyAll` in etcd
-//! 3.6.16). So while it starts the log gets other entries, which change nothing. It is enough in three of four starts
-//! (`docs/design/0003-what-a-join-waits-for.md`).
+//! 3.6.16). So while it starts the log gets other entries, which change nothing. How often that is enough:
+//! `docs/design/0003-what-a-join-waits-for.md`.
 
 use std::{net::SocketAddr, time::Duration};
 
