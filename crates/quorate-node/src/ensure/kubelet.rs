@@ -9,7 +9,7 @@ use base64::Engine as _;
 use quorate_plan::kubeadm::{ClusterSettings, Peer};
 use zeroize::Zeroizing;
 
-use super::{TOOL_WITHIN, Work, certificates::issued_here, following};
+use super::{TOOL_WITHIN, Work, certificates::issued_here};
 use crate::{
     command::Command,
     durable::{self, FileError},
@@ -35,8 +35,7 @@ pub(super) async fn ensure(
     Kubeadm::new(work.paths, work.tools, settings, node, &extra, TOOL_WITHIN)?
         .phase(&["kubelet-start"])
         .await?;
-    start(work).await?;
-    following::help(work).await
+    start(work).await
 }
 
 /// Moves certificate and key out of kubelet.conf to where the kubelet keeps, and from now on replaces, them.

@@ -16,7 +16,6 @@ mod control_plane;
 mod control_plane_gone;
 mod endpoint_gone;
 mod etcd_member;
-mod following;
 mod founding_aside;
 mod guarded;
 mod images;

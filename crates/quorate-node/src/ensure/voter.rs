@@ -16,7 +16,7 @@ use super::{
 use crate::{clients, error::ActionError, paths::Paths, shown};
 
 /// A key that nobody ever writes: deleting it is an entry of the log that changes nothing.
-pub(super) const NOTHING: &[u8] = b"quorate/nothing";
+const NOTHING: &[u8] = b"quorate/nothing";
 
 /// The permit is spent whether the member is promoted now or was before.
 pub(super) async fn ensure(

@@ -12,7 +12,7 @@ use quorate_plan::{
     observation::EtcdView, permit,
 };
 
-use super::{Work, following, leader_moved, member_gone};
+use super::{Work, leader_moved, member_gone};
 use crate::{
     error::ActionError,
     facts,
@@ -204,41 +204,4 @@ async fn peers_are_missed_within_seconds() {
     let follower = lab.client(2);
     let view = facts::etcd_counted(&follower, &manifests, &heard).await;
     assert!(view.unwrap().active_peers.get().is_err(), "it cannot say");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_learner_is_helped_by_entries_that_change_nothing() {
-    let Some(mut lab) = Lab::new() else { return };
-    lab.found(&[1, 2, 3], &[]).await;
-    let via = lab.client(1);
-    let url = lab.peer_url(4);
-    eventually(
-        Duration::from_secs(20),
-        "a learner is accepted",
-        async || via.member_add_learner(&url, SOON).await.ok(),
-    )
-    .await;
-    let own = lab.client(4);
-    let others = [lab.client(2), lab.client(3)];
-    let before = via.status(SOON).await.unwrap();
-    // It listens to its peers, and does not serve yet: another's port stands for that.
-    let listens = (lab.ip(2), 2380).into();
-    let helped = following::until_it_serves(&own, listens, &others);
-    let late = tokio::time::timeout(Duration::from_secs(2), helped).await;
-    assert!(late.is_err(), "nobody serves there");
-    let after = via.status(SOON).await.unwrap();
-    assert!(
-        after.raft_index > before.raft_index,
-        "something was written"
-    );
-    assert_eq!(after.revision, before.revision, "no key has changed");
-
-    lab.start(4, "existing", &[1, 2, 3, 4], &[]);
-    let peer = (lab.ip(4), 2380).into();
-    following::until_it_serves(&own, peer, &others).await;
-    // Whether it is in time is up to etcd.
-    lab.ready(4).await;
-
-    // Where it serves already, or there is nobody to write to, nothing is waited for that is not.
-    following::until_it_serves(&own, peer, &[]).await;
 }
