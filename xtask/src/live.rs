@@ -129,17 +129,25 @@ impl fmt::Display for Shard {
     }
 }
 
-/// Runs one case and returns how many of its checks passed and failed.
+/// How a case ended.
+pub struct Outcome {
+    /// Checks that passed, and that failed.
+    pub counts: (usize, usize),
+    /// What failed, in the case's own words.
+    pub failures: Vec<String>,
+}
+
+/// Runs one case.
 ///
 /// # Errors
-/// When it cannot be started or prints no counts.
+/// When its log cannot be written or read.
 pub fn run(
     progress: &mut Progress,
     program: &Path,
     case: &Case,
     quorate: &Path,
     bundle: &Path,
-) -> Result<(usize, usize)> {
+) -> Result<Outcome> {
     let title = format!("Live: {}", case.name);
     let mut command = Command::new(program);
     command
@@ -151,21 +159,27 @@ pub fn run(
     let log = crate::progress::log_path(&title)?;
     let text = std::fs::read_to_string(&log)
         .with_context(|| format!("failed to read {}", log.display()))?;
-    for line in text.lines().filter(|line| line.contains("FAILED")) {
-        eprintln!("    {line}");
-    }
+    let mut failures: Vec<String> = text
+        .lines()
+        .filter(|line| line.contains("FAILED"))
+        .map(|line| format!("{title}: {}", line.trim()))
+        .collect();
     if let Err(error) = &outcome {
-        eprintln!("{error:#}");
+        failures.push(format!("{title}: {error:#}"));
+    }
+    for what in &failures {
+        eprintln!("    {what}");
     }
     let counts = text.lines().rev().find_map(|line| {
         let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
         Some((passed.parse().ok()?, failed.parse().ok()?))
     });
-    Ok(match (counts, outcome) {
+    let counts = match (counts, outcome) {
         (Some(counts), Ok(())) => counts,
         (Some((passed, failed)), Err(_)) => (passed, std::cmp::max(failed, 1)),
         (None, _) => (0, 1),
-    })
+    };
+    Ok(Outcome { counts, failures })
 }
 
 #[cfg(test)]

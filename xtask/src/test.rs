@@ -75,6 +75,8 @@ struct Test<'a> {
     tally: Tally,
     /// What is left out and why, said again at the end.
     skipped: Vec<String>,
+    /// What failed and how, said again at the end: what is kept of a long run is often its end alone.
+    failures: Vec<String>,
     /// Cases among them that were green on this commit before.
     green_before: usize,
 }
@@ -105,6 +107,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         progress,
         tally: Tally::default(),
         skipped: Vec::new(),
+        failures: Vec::new(),
         green_before: 0,
     };
     test.announce(&cases);
@@ -352,6 +355,7 @@ impl Test<'_> {
             .with_context(|| format!("failed to read {}", log.display()))?;
         let (passed, failed, ignored) = count(&text);
         self.tally.add(passed, failed, ignored);
+        self.failures.extend(failures(&text));
         for what in text
             .lines()
             .filter_map(|line| line.strip_prefix("SKIPPED: "))
@@ -366,6 +370,7 @@ impl Test<'_> {
         }
         if let Err(error) = outcome {
             eprintln!("{error:#}");
+            self.failures.push(format!("{title}: {error:#}"));
             self.tally.failed = self.tally.failed.max(1);
         }
         Ok(())
@@ -391,13 +396,14 @@ impl Test<'_> {
                 continue;
             }
             let began = self.progress.elapsed();
-            let counts = live::run(
+            let live::Outcome { counts, failures } = live::run(
                 &mut self.progress,
                 program,
                 case,
                 &ready.quorate,
                 &ready.bundle,
             )?;
+            self.failures.extend(failures);
             let took = self.progress.elapsed() - began;
             eprintln!(
                 "    {} passed, {} failed; {} of {} expected",
@@ -442,6 +448,12 @@ impl Test<'_> {
             eprintln!("\nSkipped:");
             for what in &self.skipped {
                 eprintln!("    {what}");
+            }
+        }
+        if !self.failures.is_empty() {
+            eprintln!("\nFailed:");
+            for what in &self.failures {
+                eprintln!("    {}", what.replace('\n', "\n        "));
             }
         }
         eprintln!(
@@ -498,9 +510,51 @@ fn count(text: &str) -> (usize, usize, usize) {
     sum
 }
 
+/// Lines of what a failed test said that are said again.
+const SAID_LINES: usize = 12;
+
+/// The failed tests in what cargo's test runner said, each with the beginning of its own words.
+fn failures(text: &str) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(name) = line
+            .strip_prefix("---- ")
+            .and_then(|line| line.strip_suffix(" stdout ----"))
+        else {
+            continue;
+        };
+        let mut said = Vec::new();
+        while let Some(line) =
+            lines.next_if(|line| !line.starts_with("---- ") && *line != "failures:")
+        {
+            if !line.trim().is_empty() && said.len() < SAID_LINES {
+                said.push(line);
+            }
+        }
+        // With `--show-output` tests that passed have such a part too.
+        if text.contains(&format!("test {name} ... FAILED")) {
+            said.insert(0, name);
+            failures.push(said.join("\n"));
+        }
+    }
+    failures
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_tests_are_named_with_what_they_said() {
+        let text = "test well ... ok\ntest badly ... FAILED\n\nsuccesses:\n\n---- well stdout ----\nfine\n\n\nfailures:\n\n\
+                    ---- badly stdout ----\n\nthread 'badly' panicked at a.rs:1:1:\nno\n\n\nfailures:\n    badly\n\n\
+                    test result: FAILED. 1 passed; 1 failed;\n";
+        assert_eq!(
+            failures(text),
+            ["badly\nthread 'badly' panicked at a.rs:1:1:\nno"]
+        );
+    }
 
     #[test]
     fn what_the_test_runner_says_is_counted() {
