@@ -15,7 +15,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    process::Command as Process,
+    process::{Child, Command as Process},
     time::timeout,
 };
 
@@ -114,6 +114,20 @@ impl Command {
         self
     }
 
+    fn unstarted(&self, source: io::Error) -> CommandError {
+        CommandError::Start {
+            program: self.program.clone(),
+            source,
+        }
+    }
+
+    fn late(&self) -> CommandError {
+        CommandError::Late {
+            command: self.shown(),
+            within: self.within,
+        }
+    }
+
     /// As a person would type it.
     fn shown(&self) -> String {
         let args = self.args.iter().map(|arg| arg.to_string_lossy());
@@ -147,32 +161,58 @@ impl Tools {
         if status.success() {
             return Ok(Output { stdout });
         }
-        // Tools disagree about where they say what was wrong.
-        let said = if stderr.iter().any(|b| !b.is_ascii_whitespace()) {
-            stderr
-        } else {
-            stdout
-        };
         Err(CommandError::Ended {
             command: command.shown(),
             status: how(status),
-            said: shown::tail(&said),
+            said: said(stdout, stderr),
         })
+    }
+
+    /// Runs a program that has no end of its own until `done` has ended, then ends it with all it started, at once.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends by itself, or `done` does not end in time.
+    pub(crate) async fn run_until<T>(
+        &self,
+        command: Command,
+        done: impl Future<Output = T>,
+    ) -> Result<T, CommandError> {
+        let mut running = self.start(&command)?;
+        tokio::select! {
+            done = timeout(command.within, done) => {
+                running.kill().await;
+                done.map_err(|_| command.late())
+            }
+            (status, stdout, stderr) = running.end() => Err(CommandError::Ended {
+                command: command.shown(),
+                status: how(status.map_err(|source| command.unstarted(source))?),
+                said: said(stdout, stderr),
+            }),
+        }
     }
 
     async fn finish(
         &self,
         command: &Command,
     ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
-        let start = |source| CommandError::Start {
-            program: command.program.clone(),
-            source,
-        };
+        let mut running = self.start(command)?;
+        match timeout(command.within, running.end()).await {
+            Ok((Ok(status), stdout, stderr)) => Ok((status, stdout, stderr)),
+            Ok((Err(source), ..)) => Err(command.unstarted(source)),
+            Err(_) => {
+                running.kill().await;
+                Err(command.late())
+            }
+        }
+    }
+
+    fn start(&self, command: &Command) -> Result<Running, CommandError> {
+        let unstarted = |source| command.unstarted(source);
         let stdin = match &self.lock {
-            Some(lock) => Stdio::from(lock.try_clone().map_err(start)?),
+            Some(lock) => Stdio::from(lock.try_clone().map_err(unstarted)?),
             None => Stdio::null(),
         };
-        let mut child = Process::new(&command.program)
+        let child = Process::new(&command.program)
             .args(&command.args)
             .env_clear()
             .env("PATH", SEARCH)
@@ -185,30 +225,38 @@ impl Tools {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(start)?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok());
-        let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
-        let ended = timeout(command.within, async {
-            tokio::join!(child.wait(), capped(stdout), capped(stderr))
-        })
-        .await;
-        match ended {
-            Ok((Ok(status), stdout, stderr)) => Ok((status, stdout, stderr)),
-            Ok((Err(source), ..)) => Err(start(source)),
-            Err(_) => {
-                if let Some(group) = group {
-                    // It may have ended in this very moment.
-                    let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-                }
-                let _ = child.wait().await;
-                Err(CommandError::Late {
-                    command: command.shown(),
-                    within: command.within,
-                })
-            }
-        }
+            .map_err(unstarted)?;
+        Ok(Running { child })
     }
+}
+
+/// A program that was started.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Waits until it has ended by itself.
+    async fn end(&mut self) -> (io::Result<ExitStatus>, Vec<u8>, Vec<u8>) {
+        let stdout = self.child.stdout.take().expect("it is piped");
+        let stderr = self.child.stderr.take().expect("it is piped");
+        tokio::join!(self.child.wait(), capped(stdout), capped(stderr))
+    }
+
+    /// Ends it with what it started.
+    async fn kill(&mut self) {
+        if let Some(group) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
+            // It may have ended in this very moment.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+        let _ = self.child.wait().await;
+    }
+}
+
+/// Tools disagree about where they say what was wrong.
+fn said(stdout: Vec<u8>, stderr: Vec<u8>) -> String {
+    let any = stderr.iter().any(|b| !b.is_ascii_whitespace());
+    shown::tail(if any { &stderr } else { &stdout })
 }
 
 fn how(status: ExitStatus) -> String {
@@ -282,6 +330,56 @@ mod tests {
         let err = Tools::default().run(command).await.unwrap_err();
         assert!(matches!(err, CommandError::Late { .. }), "{err}");
         assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_program_without_an_end_is_ended_with_what_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let script = format!(
+            "sleep 98765 & echo $! > {0}.new; mv {0}.new {0}; wait",
+            path.display()
+        );
+        let endless = |within| Command::new("sh", within).args(["-c", &script]);
+        let there = || async {
+            loop {
+                if let Ok(pid) = std::fs::read_to_string(&path) {
+                    return pid.trim().to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let pid = Tools::default()
+            .run_until(endless(SOON), there())
+            .await
+            .unwrap();
+        // What it started was reparented; whoever reaps it may take a moment.
+        let stat = format!("/proc/{pid}/stat");
+        for _ in 0..1000 {
+            match std::fs::read_to_string(&stat) {
+                Ok(stat) if !stat.contains(") Z ") => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        assert!(std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+
+        let never = std::future::pending::<()>();
+        let soon = Duration::from_millis(50);
+        let err = Tools::default()
+            .run_until(endless(soon), never)
+            .await
+            .unwrap_err();
+        assert!(matches!(err, CommandError::Late { .. }), "{err}");
+
+        let never = std::future::pending::<()>();
+        let ends = Command::new("ls", SOON).arg("/nowhere-at-all");
+        let err = Tools::default().run_until(ends, never).await.unwrap_err();
+        assert!(
+            matches!(&err, CommandError::Ended { said, .. } if said.contains("No such file")),
+            "{err}"
+        );
     }
 
     #[tokio::test]

@@ -177,17 +177,37 @@ impl Lab {
             .join(",")
     }
 
-    /// Starts member `n`; `state` is `new` or `existing`, `members` are all of its cluster.
-    pub fn start(&mut self, n: u8, state: &str, members: &[u8], more: &[&str]) {
+    /// The flags of member `n`; `state` is `new` or `existing`, `members` are all of its cluster.
+    pub fn flags(&self, n: u8, state: &str, members: &[u8]) -> Vec<String> {
         let (client, peer) = (self.client_url(n), self.peer_url(n));
-        let data = self.path(&format!("m{n}"));
-        let tls = |name: &str| {
-            self.path(name)
-                .into_os_string()
-                .into_string()
-                .expect("a temporary path is text")
-        };
-        let (ca, cert, key) = (tls("ca.pem"), tls("cert.pem"), tls("key.pem"));
+        let file = |name: &str| self.path(name).display().to_string();
+        let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+        [
+            ("name", format!("m{n}")),
+            ("data-dir", file(&format!("m{n}"))),
+            ("listen-client-urls", client.clone()),
+            ("advertise-client-urls", client),
+            ("listen-peer-urls", peer.clone()),
+            ("initial-advertise-peer-urls", peer),
+            ("initial-cluster", self.initial_cluster(members)),
+            ("initial-cluster-state", state.to_owned()),
+            ("cert-file", cert.clone()),
+            ("key-file", key.clone()),
+            ("trusted-ca-file", ca.clone()),
+            ("client-cert-auth", "true".to_owned()),
+            ("peer-cert-file", cert),
+            ("peer-key-file", key),
+            ("peer-trusted-ca-file", ca),
+            ("peer-client-cert-auth", "true".to_owned()),
+            ("unsafe-no-fsync", "true".to_owned()),
+            ("log-level", "warn".to_owned()),
+        ]
+        .map(|(name, value)| format!("--{name}={value}"))
+        .into()
+    }
+
+    /// Starts member `n` with its [`Lab::flags`] and more.
+    pub fn start(&mut self, n: u8, state: &str, members: &[u8], more: &[&str]) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -195,45 +215,7 @@ impl Lab {
             .expect("a log");
         let mut command = Command::new(&self.etcd);
         command
-            .args(["--name", &format!("m{n}"), "--data-dir"])
-            .arg(data)
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args([
-                "--initial-cluster",
-                &self.initial_cluster(members),
-                "--initial-cluster-state",
-                state,
-            ])
-            .args([
-                "--cert-file",
-                &cert,
-                "--key-file",
-                &key,
-                "--trusted-ca-file",
-                &ca,
-                "--client-cert-auth",
-            ])
-            .args([
-                "--peer-cert-file",
-                &cert,
-                "--peer-key-file",
-                &key,
-                "--peer-trusted-ca-file",
-                &ca,
-                "--peer-client-cert-auth",
-            ])
-            .args(["--unsafe-no-fsync", "--log-level", "warn"])
+            .args(self.flags(n, state, members))
             .args(more)
             .env_clear()
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
 //! etcd's static pod manifest. A founder starts with all founders as its static cluster; a joiner with the members there are at this
-//! moment, of which its learner must be one.
+//! moment, of which its learner must be one, and fetches the cluster's data at once.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,9 @@ use quorate_plan::{
 };
 use tokio::time::timeout;
 
-use super::{ANSWER_WITHIN, TOOL_WITHIN, Work, control_plane::rendered_nothing, unpermitted};
+use super::{
+    ANSWER_WITHIN, TOOL_WITHIN, Work, control_plane::rendered_nothing, first_start, unpermitted,
+};
 use crate::{
     clients,
     durable::{self, FileError},
@@ -48,7 +50,11 @@ pub(super) async fn ensure(
     let text = with_flag(&text, "initial-cluster-state", start.state);
     // What kubeadm does besides writing the manifest.
     durable::private_folder(&work.paths.at(facts::ETCD_DATA))?;
-    durable::write_if_different(&work.paths.manifest("etcd"), text.as_bytes(), 0o600)?;
+    let path = work.paths.manifest("etcd");
+    durable::write_if_different(&path, text.as_bytes(), 0o600)?;
+    if founders.is_empty() {
+        first_start::ensure(work, &facts::parse_manifest(&path, &text)?).await?;
+    }
     Ok(())
 }
 

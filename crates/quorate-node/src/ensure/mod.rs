@@ -16,6 +16,7 @@ mod control_plane;
 mod control_plane_gone;
 mod endpoint_gone;
 mod etcd_member;
+mod first_start;
 mod founding_aside;
 mod guarded;
 mod images;

@@ -12,7 +12,7 @@ use quorate_plan::{
     observation::EtcdView, permit,
 };
 
-use super::{Work, leader_moved, member_gone};
+use super::{Work, first_start, leader_moved, member_gone};
 use crate::{
     error::ActionError,
     facts,
@@ -204,4 +204,45 @@ async fn peers_are_missed_within_seconds() {
     let follower = lab.client(2);
     let view = facts::etcd_counted(&follower, &manifests, &heard).await;
     assert!(view.unwrap().active_peers.get().is_err(), "it cannot say");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_has_the_data_before_the_kubelet_starts_it() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.found(&[1, 2, 3], &[]).await;
+    let client = lab.client(1);
+    let added = eventually(
+        Duration::from_secs(20),
+        "a learner is accepted",
+        async || client.member_add_learner(&lab.peer_url(4), SOON).await.ok(),
+    )
+    .await;
+    let url = format!("http://{}:2381", lab.ip(4));
+    let metrics = facts::metrics_address(&facts::etcd_with_metrics(&url)["etcd"]).unwrap();
+    let mut flags = lab.flags(4, "existing", &[1, 2, 3, 4]);
+    flags.push(format!("--listen-metrics-urls={url}"));
+    let tools = crate::command::Tools::default();
+    let etcd = lab.etcd_folder().join("etcd");
+    // The second time as after a run that was killed.
+    for _ in 0..2 {
+        first_start::run(&tools, &etcd, &flags, metrics)
+            .await
+            .unwrap();
+        assert!(lab.path("m4/member/wal").exists());
+        assert_eq!(facts::etcd_applied(metrics).await, None, "it runs no more");
+    }
+    let members = client.members(true, SOON).await.unwrap();
+    let own = members.iter().find(|member| member.id == added.id);
+    assert!(own.is_some_and(|member| member.is_learner), "{members:?}");
+
+    lab.start(4, "existing", &[1, 2, 3, 4], &[]);
+    lab.promote(1, &added).await;
+    lab.ready(4).await;
+
+    // One that cannot start is no news of data.
+    flags.push("--no-such-flag=1".to_owned());
+    let err = first_start::run(&tools, &etcd, &flags, metrics)
+        .await
+        .unwrap_err();
+    assert!(err.contains("ended with exit code 2"), "{err}");
 }

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, flag_of, heard::Counted};
+use super::{PATIENCE, heard::Counted};
 use crate::shown;
 
 /// Longest answer that is read, in bytes. etcd's are below 300 KiB.
@@ -26,6 +26,12 @@ const PEERS: &str = "etcd_network_active_peers";
 /// One for each member that this one ever heard of.
 const RECEIVED: &str = "etcd_network_peer_received_bytes_total";
 
+/// Whether it knows a leader.
+const HAS_LEADER: &str = "etcd_server_has_leader";
+
+/// The index of the last entry that it applied.
+const APPLIED: &str = "etcd_server_proposals_applied_total";
+
 /// What the metrics tell.
 pub(crate) struct Metrics {
     /// See [`quorate_plan::observation::EtcdView::fsync_p99_ms`].
@@ -39,7 +45,7 @@ pub(super) async fn look(manifests: &BTreeMap<String, Manifest>) -> Metrics {
         fsync_p99_ms: Seen::Unknown(missing.clone()),
         peers: Seen::Unknown(missing),
     };
-    let Some(address) = address(manifests) else {
+    let Some(address) = manifests.get("etcd").and_then(address) else {
         return missing(Missing::unreadable(
             "etcd's metrics",
             "etcd.yaml has no http address in --listen-metrics-urls",
@@ -71,9 +77,22 @@ pub(super) async fn look(manifests: &BTreeMap<String, Manifest>) -> Metrics {
     }
 }
 
-/// Where etcd serves its metrics without a certificate.
-fn address(manifests: &BTreeMap<String, Manifest>) -> Option<SocketAddr> {
-    flag_of(manifests, "etcd", "listen-metrics-urls")?
+/// How far etcd has applied its log, by its own count: 0 where it has just joined and nobody gave it data yet. `None`: it knows no leader, or
+/// does not answer.
+pub(crate) async fn applied(address: SocketAddr) -> Option<u64> {
+    let text = timeout(PATIENCE, get(address)).await.ok()?.ok()?;
+    let value = |name| samples(&text, name).next().map(|(_, value)| value);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it counts entries; beyond 2^53 of them the last ones do not matter"
+    )]
+    (value(HAS_LEADER)? > 0.0).then_some(value(APPLIED)? as u64)
+}
+
+/// Where an etcd with this manifest serves its metrics without a certificate.
+pub(crate) fn address(etcd: &Manifest) -> Option<SocketAddr> {
+    etcd.flag("listen-metrics-urls")?
         .split(',')
         .find_map(|url| url.strip_prefix("http://")?.parse().ok())
 }
@@ -238,12 +257,9 @@ etcd_disk_wal_fsync_duration_seconds_count 1000
     #[test]
     fn only_where_no_certificate_is_asked_for() {
         let urls = "https://10.0.0.1:2381,http://127.0.0.1:2381";
-        assert_eq!(
-            address(&etcd(urls)),
-            Some("127.0.0.1:2381".parse().unwrap())
-        );
-        assert_eq!(address(&etcd("https://10.0.0.1:2381")), None);
-        assert_eq!(address(&BTreeMap::new()), None);
+        let found = |urls| address(&etcd(urls)["etcd"]);
+        assert_eq!(found(urls), Some("127.0.0.1:2381".parse().unwrap()));
+        assert_eq!(found("https://10.0.0.1:2381"), None);
     }
 
     async fn answers(with: &'static str) -> Metrics {

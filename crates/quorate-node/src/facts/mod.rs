@@ -44,6 +44,7 @@ pub(crate) use heard::Heard;
 pub(crate) use manifests::{flag_of, parse as parse_manifest};
 #[cfg(test)]
 pub(crate) use metrics::tests::etcd as etcd_with_metrics;
+pub(crate) use metrics::{address as metrics_address, applied as etcd_applied};
 pub(crate) use pki::{
     LEAVES, authority_digest, certificate_digest, hex, issued_by, kubeconfig_certificate,
     public_key_hash, read_certificate, server_of,
