@@ -299,7 +299,8 @@ impl Test<'_> {
             "Build the tests",
             "Unit and snapshot tests",
             &arguments,
-            &[],
+            // A test that passes because it is skipped says so, and that counts.
+            &["--", "--show-output"],
             &environment,
         )
     }
@@ -518,6 +519,11 @@ fn failures(text: &str) -> Vec<String> {
     let mut failures = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
+        // Programs that are their own test runner just end.
+        if line.starts_with("thread 'main'") && line.contains("panicked at") {
+            let said = lines.peek().copied().unwrap_or_default();
+            failures.push(format!("{line}\n{said}"));
+        }
         let Some(name) = line
             .strip_prefix("---- ")
             .and_then(|line| line.strip_suffix(" stdout ----"))
@@ -549,10 +555,14 @@ mod tests {
     fn failed_tests_are_named_with_what_they_said() {
         let text = "test well ... ok\ntest badly ... FAILED\n\nsuccesses:\n\n---- well stdout ----\nfine\n\n\nfailures:\n\n\
                     ---- badly stdout ----\n\nthread 'badly' panicked at a.rs:1:1:\nno\n\n\nfailures:\n    badly\n\n\
-                    test result: FAILED. 1 passed; 1 failed;\n";
+                    test result: FAILED. 1 passed; 1 failed;\n\
+                    thread 'main' (7) panicked at b.rs:1:1:\nneither\n";
         assert_eq!(
             failures(text),
-            ["badly\nthread 'badly' panicked at a.rs:1:1:\nno"]
+            [
+                "badly\nthread 'badly' panicked at a.rs:1:1:\nno",
+                "thread 'main' (7) panicked at b.rs:1:1:\nneither"
+            ]
         );
     }
 
