@@ -1,8 +1,9 @@
-//! All automation: `cargo xtask test`, `cargo xtask quickstart`, `cargo xtask tidy`.
+//! All automation: `cargo xtask test`, `cargo xtask quickstart`, `cargo xtask bench`, `cargo xtask tidy`.
 //!
 //! Start at [`Task`]; each task has a file. What needs the machine (packages, toolchains) is in [`machine`], how commands are run and
 //! shown in [`progress`].
 
+mod bench;
 mod build;
 mod live;
 mod machine;
@@ -31,6 +32,8 @@ enum Task {
     Quickstart(quickstart::Options),
     /// Everything that checks the project: format, lints, unit, snapshot, simulation and live tests.
     Test(test::Options),
+    /// Measure something side by side with what others do, on real hosts, and print ratios.
+    Bench(bench::Options),
     /// Rules of this repository that a program can check.
     Tidy,
     /// Build the statically linked `quorate` that nodes run, and print where it is.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Quickstart(options) => quickstart::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Tidy => tidy::run(),
         Task::Build => build::quorate(&mut progress::Progress::new(1)).map(|path| {
             println!("{}", path.display());

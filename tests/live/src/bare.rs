@@ -69,14 +69,17 @@ impl Bare {
     }
 
     fn add(&self, host: &str, number: u8) -> Result<()> {
+        self.create(host, number)?;
+        Ok(self.runtime.block_on(self.cluster.power_on(&name(host)?))?)
+    }
+
+    /// Makes one more, which stays off.
+    pub fn create(&self, host: &str, number: u8) -> Result<()> {
         let mut spec = HostSpec::new(host.parse()?, self.cluster.subnet().host(number));
         // containerd's overlays cannot lie on the host's own overlay.
         spec.data_dirs.push("/var/lib/containerd".into());
-        self.runtime.block_on(async {
-            self.cluster.create_host(&spec).await?;
-            self.cluster.power_on(&spec.name).await?;
-            Ok(())
-        })
+        self.runtime.block_on(self.cluster.create_host(&spec))?;
+        Ok(())
     }
 
     /// Waits until a host answers by SSH.

@@ -92,14 +92,16 @@ pub fn broken_off(stage: &mut Stage) -> Result<()> {
 
 type Parts = Vec<(&'static str, crate::load::Moment)>;
 
-struct Masters {
+/// A cluster of local hosts whose masters change.
+pub struct Masters {
     file: String,
     hosts: Bare,
     api: Api,
 }
 
 impl Masters {
-    fn begin(stage: &mut Stage, name: &str, subnet: &str) -> Result<Self> {
+    /// Three masters and a worker.
+    pub fn begin(stage: &mut Stage, name: &str, subnet: &str) -> Result<Self> {
         let file = stage.local_cluster(name, subnet, 3, 1)?;
         stage.succeed(&["apply", "--yes", "-f", &file])?;
         let masters = Self {
@@ -109,6 +111,20 @@ impl Masters {
         };
         masters.judge(stage, &["cp-1", "cp-2", "cp-3"])?;
         Ok(masters)
+    }
+
+    pub fn hosts(&self) -> &Bare {
+        &self.hosts
+    }
+
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Replaces a master by one that the file names.
+    pub fn replace(&self, stage: &mut Stage, node: &str, with: &str) -> Result<()> {
+        stage.succeed(&["replace", node, "--with", with, "--yes", "-f", &self.file])?;
+        Ok(())
     }
 
     fn replace_three(&self, stage: &mut Stage, load: &Load) -> Result<Parts> {
@@ -213,7 +229,7 @@ impl Masters {
     }
 
     /// The file names these masters from now on.
-    fn want(&self, stage: &Stage, masters: &[&str]) -> Result<()> {
+    pub fn want(&self, stage: &Stage, masters: &[&str]) -> Result<()> {
         let path = stage.directory.join(&self.file);
         let hosts: Vec<String> = masters
             .iter()
@@ -235,7 +251,7 @@ impl Masters {
     }
 
     /// The master whose etcd says that it leads.
-    fn leader(&self, masters: &[&str]) -> Result<String> {
+    pub fn leader(&self, masters: &[&str]) -> Result<String> {
         for master in masters {
             let status = self
                 .hosts
@@ -250,7 +266,7 @@ impl Masters {
     }
 
     /// Waits until the verdict over a silent master is made: a plan alone says so.
-    fn await_verdict(&self, stage: &mut Stage, node: &str, with: &str) {
+    pub fn await_verdict(&self, stage: &mut Stage, node: &str, with: &str) {
         let file = &self.file;
         let mut last = String::new();
         let made = stage.wait(
@@ -270,7 +286,7 @@ impl Masters {
     }
 
     /// Everything there is, and nothing else.
-    fn judge(&self, stage: &mut Stage, masters: &[&str]) -> Result<()> {
+    pub fn judge(&self, stage: &mut Stage, masters: &[&str]) -> Result<()> {
         let names: BTreeSet<String> = masters.iter().map(|name| (*name).to_owned()).collect();
         let addresses = masters
             .iter()
@@ -408,7 +424,7 @@ impl Masters {
     }
 
     /// Seconds from the removal of a member to the moment in which its successor served, by the last run's journal.
-    fn exchange_s(&self, stage: &Stage) -> Result<f64> {
+    pub fn exchange_s(&self, stage: &Stage) -> Result<f64> {
         let output = stage.quorate(&["journal", "show", "-o", "json", "-f", &self.file])?;
         let journal: Value = serde_json::from_slice(&output.stdout)?;
         let entries = journal["items"].as_array().context("it has entries")?;
