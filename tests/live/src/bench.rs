@@ -7,6 +7,7 @@ use std::{fs, path::Path, process::Command, time::Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    Case,
     judge::{ETCDCTL, members, voters},
     masters::Masters,
     stage::Stage,
@@ -32,8 +33,17 @@ const INSTALLED: &[&str] = &[
     "var/lib/quorate/bundles",
 ];
 
+/// What `cargo xtask bench` runs: figures, not checks, although what is measured is checked as well.
+pub const BENCHES: &[Case] = &[Case {
+    name: "bench-replace",
+    full: true,
+    budget_s: 1800,
+    about: "a dead master replaced by hand, with kubeadm, and by Quorate, in turn",
+    run: replace,
+}];
+
 /// Runs it.
-pub fn replace(stage: &mut Stage) -> Result<()> {
+fn replace(stage: &mut Stage) -> Result<()> {
     let rounds = match std::env::var("QUORATE_ROUNDS") {
         Ok(text) => text.parse().context("QUORATE_ROUNDS is a number")?,
         Err(_) => ROUNDS,

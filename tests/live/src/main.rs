@@ -128,15 +128,6 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// What `cargo xtask bench` runs: figures, not checks, although what is measured is checked as well.
-const BENCHES: &[Case] = &[Case {
-    name: "bench-replace",
-    full: true,
-    budget_s: 1800,
-    about: "a dead master replaced by hand, with kubeadm, and by Quorate, in turn",
-    run: bench::replace,
-}];
-
 struct Case {
     name: &'static str,
     full: bool,
@@ -159,7 +150,11 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let Some(case) = CASES.iter().chain(BENCHES).find(|case| case.name == name) else {
+    let Some(case) = CASES
+        .iter()
+        .chain(bench::BENCHES)
+        .find(|case| case.name == name)
+    else {
         eprintln!("no live case is called `{name}`; `list` shows them");
         return ExitCode::from(2);
     };
