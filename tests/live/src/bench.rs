@@ -22,15 +22,19 @@ const SPARE: &str = "spare";
 /// What kubeadm's preflight does not like about hosts in namespaces: the kernel's configuration cannot be read there.
 const IGNORED: &str = "--ignore-preflight-errors=SystemVerification";
 
-/// What a host has that kubeadm can join, below its root.
-const INSTALLED: &[&str] = &[
-    "usr/local",
-    "opt/cni",
+/// Settings of a host that kubeadm can join, below its root.
+const SETTINGS: &[&str] = &[
     "etc/containerd",
     "etc/systemd/system",
     "etc/sysctl.d",
     "etc/hosts",
-    "var/lib/quorate/bundles",
+];
+
+/// Where the parts of a bundle go.
+const INSTALLED: &[(&str, &str)] = &[
+    ("bin", "usr/local/bin"),
+    ("cni", "opt/cni/bin"),
+    ("images", "root/images"),
 ];
 
 /// What `cargo xtask bench` runs: figures, not checks, although what is measured is checked as well.
@@ -102,17 +106,23 @@ impl Bench {
     fn make_spare(&self, stage: &mut Stage) -> Result<()> {
         let hosts = self.masters.hosts();
         hosts.create(SPARE, 90)?;
-        copy(&hosts.disk("w-1")?, &hosts.disk(SPARE)?)?;
+        let (like, disk) = (hosts.disk("w-1")?, hosts.disk(SPARE)?);
+        for path in SETTINGS.iter().filter(|path| like.join(path).exists()) {
+            copy(&like.join(path), &disk.join(path))?;
+        }
+        for (part, place) in INSTALLED {
+            copy(&stage.bundle.join(part), &disk.join(place))?;
+        }
         hosts.power_on(SPARE)?;
         let address = hosts.address(SPARE)?;
         hosts.run(
             SPARE,
             &format!(
-                "rm -rf /etc/systemd/system/kubelet.service.d/*quorate*; systemctl daemon-reload; sysctl -q --system
+                "rm -rf /etc/systemd/system/kubelet.service.d/*quorate*; systemctl daemon-reload; sysctl -q --system 2>/dev/null || true
                  echo 'KUBELET_EXTRA_ARGS=--node-ip={address} --eviction-hard=imagefs.available<1Gi,memory.available<100Mi,nodefs.available<1Gi' \
                  >/etc/default/kubelet
-                 systemctl enable --now containerd; systemctl enable kubelet
-                 for image in /var/lib/quorate/bundles/*/images/*.tar; do ctr -n k8s.io images import $image >/dev/null; done"
+                 systemctl enable --now containerd || {{ journalctl -u containerd -n 30 --no-pager; exit 1; }}; systemctl enable kubelet
+                 for image in /root/images/*.tar; do ctr -n k8s.io images import $image >/dev/null; done"
             ),
         )?;
         stage.say("there is a spare host");
@@ -197,6 +207,8 @@ impl Bench {
             self.alive(there)?,
             &format!(
                 "export KUBECONFIG=/etc/kubernetes/admin.conf; kubectl delete node {SPARE}
+                 until test -z \"$(kubectl get pods -A --field-selector spec.nodeName={SPARE} -o name)\"
+                 do kubectl delete pods -A --field-selector spec.nodeName={SPARE} --force --grace-period=0 2>/dev/null; done
                  kubectl -n kube-system delete secret kubeadm-certs --ignore-not-found
                  for token in $(kubeadm token list | awk 'NR > 1 {{ print $1 }}'); do kubeadm token delete $token; done"
             ),
@@ -206,19 +218,12 @@ impl Bench {
     }
 }
 
-/// Copies what is installed from one host's disk to another's that is off.
+/// Copies a file or a folder.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    for path in INSTALLED.iter().filter(|path| from.join(path).exists()) {
-        let place = to.join(path);
-        let parent = place.parent().context("it lies somewhere")?;
-        fs::create_dir_all(parent)?;
-        let copied = Command::new("cp")
-            .args(["-aT"])
-            .args([from.join(path), place])
-            .status()?;
-        if !copied.success() {
-            bail!("`{path}` was not copied");
-        }
+    fs::create_dir_all(to.parent().context("it lies somewhere")?)?;
+    let copied = Command::new("cp").arg("-aT").args([from, to]).status()?;
+    if !copied.success() {
+        bail!("{} was not copied", from.display());
     }
     Ok(())
 }
