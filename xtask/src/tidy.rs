@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quorate-plan", &[]),
     ("quorate-etcd", &[]),
     ("quorate-kube", &[]),
+    ("quorate-aws", &[]),
     ("quorate-lb", &[]),
     ("quorate-bundle", &[]),
     ("quorate-local", &[]),
