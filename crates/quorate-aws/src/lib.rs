@@ -2,12 +2,13 @@
 //!
 //! Start at [`Aws`]: a region, an identity found by the usual chain, and one method for each call. Each call has a deadline for all of it,
 //! retries included. Retried is what AWS asks to be tried again (throttling, 5xx) and what broke on the way; every call here is a question
-//! or an end state, so asking twice is asking once.
+//! or an end state, so asking twice is asking once. [`Contract`] reads what the Terraform modules say of a cluster.
 //!
 //! Making and ending things is deliberately absent: that is Terraform's.
 
 mod api;
 mod clock;
+mod contract;
 mod credentials;
 mod ec2;
 mod elb;
@@ -24,6 +25,7 @@ mod xml;
 
 pub use api::{Aws, Options};
 pub use clock::Clock;
+pub use contract::{Balancer, Contract, ContractError, Endpoint, Master, Worker};
 pub use credentials::{CredentialsError, Looked, Source};
 pub use ec2::{Direction, Instance, InstanceState, Peer, Rule};
 pub use elb::{

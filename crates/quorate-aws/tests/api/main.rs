@@ -1,7 +1,8 @@
-//! The client against services in this process that behave well, badly or not at all, in virtual time; and against TLS on
-//! loopback.
+//! The client against services in this process that behave well, badly or not at all, in virtual time; against TLS on
+//! loopback; and against every recorded output of the Terraform modules.
 
 mod calls;
+mod contract;
 mod fake;
 mod faults;
 mod identity;
