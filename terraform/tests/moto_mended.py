@@ -10,9 +10,10 @@ import threading
 
 import moto.server
 from moto.core.responses import ActionResult
+from moto.ec2.exceptions import InvalidPermissionNotFoundError, InvalidSecurityGroupRuleIdNotFoundError
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface, NetworkInterfaceBackend
 from moto.ec2.models.instances import InstanceBackend
-from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.ec2.models.security_groups import SecurityGroupBackend, SecurityGroupRule
 from moto.ec2.responses.instances import InstanceResponse
 from moto.elbv2.models import AvailabilityZone, ELBv2Backend, FakeLoadBalancer
 
@@ -78,6 +79,21 @@ NetworkInterface.association = property(lambda self: ASSOCIATION(self) or None)
 DESCRIPTION = SecurityGroupRule.description.fget
 # Lost: descriptions of rules that name a group.
 SecurityGroupRule.description = property(lambda self: DESCRIPTION(self) or (self.source_group or {}).get("Description"))
+
+
+def revoke(old, self, **named):
+    # Lost: the error's name for a rule that is gone. A request is sent again when its answer is lost on a busy machine; the provider takes AWS's
+    # error for what it wanted, and moto's for a fault.
+    try:
+        return old(self, **named)
+    except InvalidPermissionNotFoundError:
+        if not named.get("security_rule_ids"):
+            raise
+        raise InvalidSecurityGroupRuleIdNotFoundError(named["security_rule_ids"][0]) from None
+
+
+for direction in ("ingress", "egress"):
+    mend(SecurityGroupBackend, f"revoke_security_group_{direction}")(revoke)
 
 
 @mend(ELBv2Backend, "create_load_balancer")
