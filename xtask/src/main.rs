@@ -1,4 +1,4 @@
-//! All automation: `cargo xtask test`, `cargo xtask quickstart`, `cargo xtask bench`, `cargo xtask tidy`.
+//! All automation: `cargo xtask test`, `cargo xtask quickstart`, `cargo xtask bench`, `cargo xtask terraform`, `cargo xtask tidy`.
 //!
 //! Start at [`Task`]; each task has a file. What needs the machine (packages, toolchains) is in [`machine`], how commands are run and
 //! shown in [`progress`].
@@ -11,6 +11,7 @@ mod progress;
 mod promises;
 mod quickstart;
 mod runs;
+mod terraform;
 mod test;
 mod tidy;
 
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Options),
     /// Measure something side by side with what others do, on real hosts, and print ratios.
     Bench(bench::Options),
+    /// The Terraform modules and examples, applied against a stand-in for AWS; part of `test --full` too.
+    Terraform,
     /// Rules of this repository that a program can check.
     Tidy,
     /// Build the statically linked `quorate` that nodes run, and print where it is.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Quickstart(options) => quickstart::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Terraform => terraform::run(),
         Task::Tidy => tidy::run(),
         Task::Build => build::quorate(&mut progress::Progress::new(1)).map(|path| {
             println!("{}", path.display());

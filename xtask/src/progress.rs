@@ -93,6 +93,20 @@ impl Progress {
         command: &mut Command,
         within: Duration,
     ) -> Result<()> {
+        self.run_unless(title, command, within, None).map(drop)
+    }
+
+    /// The same for a command that says with an exit code of its own that there was nothing it could do: that is `false`, and no failure.
+    ///
+    /// # Errors
+    /// As [`Progress::run_within`].
+    pub fn run_unless(
+        &mut self,
+        title: &str,
+        command: &mut Command,
+        within: Duration,
+        nothing: Option<i32>,
+    ) -> Result<bool> {
         self.step += 1;
         let prefix = self.prefix(title);
         let log_path = log_path(title)?;
@@ -158,7 +172,11 @@ impl Progress {
         self.clear();
         if status.success() {
             eprintln!("{prefix}: done in {}", seconds(began.elapsed()));
-            return Ok(());
+            return Ok(true);
+        }
+        if nothing.is_some() && status.code() == nothing {
+            eprintln!("{prefix}: skipped");
+            return Ok(false);
         }
         if self.terminal {
             eprintln!("{prefix}");
@@ -352,7 +370,24 @@ pub fn seconds(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{beat, wrap};
+    use std::{process::Command, time::Duration};
+
+    use super::{Progress, beat, wrap};
+
+    #[test]
+    fn nothing_to_do_is_neither_done_nor_a_failure() {
+        let run = |code: i32, nothing: Option<i32>| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("exit {code}")]);
+            Progress::new(1)
+                .run_unless("Exit codes", &mut command, Duration::MAX, nothing)
+                .ok()
+        };
+        assert_eq!(run(0, Some(77)), Some(true));
+        assert_eq!(run(77, Some(77)), Some(false));
+        assert_eq!(run(1, Some(77)), None);
+        assert_eq!(run(77, None), None);
+    }
 
     #[test]
     fn texts_wrap_between_words() {

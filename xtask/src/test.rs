@@ -15,6 +15,7 @@ use crate::{
     machine::{self, Machine},
     progress::{Progress, seconds},
     runs::Runs,
+    terraform,
 };
 
 /// What the main tier may take on a machine of two cores when nothing has to be built.
@@ -111,10 +112,16 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         green_before: 0,
     };
     test.announce(&cases);
-    // Packages; quorate and the bundle; format, lints, licences with their tool, tests and the model built and run.
+    // Packages; quorate and the bundle; format, lints, licences with their tool, tests and the model built and run; Terraform's.
     let rest = options.only.is_none() && shard.number == 1;
+    let tier = if options.full {
+        terraform::Tier::Whole
+    } else {
+        terraform::Tier::Quick
+    };
+    let steps = 8 + terraform::steps(tier);
     test.progress
-        .expect(3 + if rest { 8 } else { 0 } + cases.len());
+        .expect(3 + if rest { steps } else { 0 } + cases.len());
     test.packages()?;
     if rest {
         test.checks()?;
@@ -123,6 +130,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if rest {
         test.workspace(ready.as_ref())?;
         test.model()?;
+        test.terraform(tier)?;
     }
     if let Some(ready) = &ready {
         test.live(&program, &cases, ready, &all)?;
@@ -334,6 +342,16 @@ impl Test<'_> {
             &["--", "--show-output"],
             &environment,
         )
+    }
+
+    fn terraform(&mut self, tier: terraform::Tier) -> Result<()> {
+        let counts = terraform::check(&mut self.progress, tier, self.ci)?;
+        self.tally.add(counts.passed, counts.failed, 0);
+        self.failures.extend(counts.failures);
+        for what in counts.skipped {
+            self.skip(what);
+        }
+        Ok(())
     }
 
     /// Builds tests, runs them, and counts what cargo's test runner says. `more` is for the runner alone.

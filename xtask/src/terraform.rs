@@ -1,0 +1,235 @@
+//! The Terraform modules and examples, checked by their own scripts in `terraform/tests`: what needs no AWS, and the examples applied with the
+//! real provider against a stand-in on the loopback address. Terraform, the provider and the stand-in are nothing that this machine can be given:
+//! where they are not there the scripts say so and exit with 77, and that is a skip.
+
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build, machine,
+    progress::{self, Progress},
+};
+
+/// How the scripts say that nothing could be tested.
+const NOTHING_TESTED: i32 = 77;
+
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Format and tables: seconds, without the provider.
+    Quick,
+    /// Everything, with every example applied: about half an hour.
+    Whole,
+}
+
+/// One of the scripts.
+struct Suite {
+    title: &'static str,
+    script: &'static str,
+    arguments: &'static [&'static str],
+    /// After that it hangs.
+    within: Duration,
+}
+
+/// What a script counted, and what it could not test.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Checks that held.
+    pub passed: usize,
+    /// Checks that did not.
+    pub failed: usize,
+    /// What the scripts said of them, in one line each.
+    pub failures: Vec<String>,
+    /// Each with its reason.
+    pub skipped: Vec<String>,
+}
+
+/// Checks all of them, and nothing else.
+///
+/// # Errors
+/// When a script counts nothing.
+pub fn run() -> Result<ExitCode> {
+    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let Counts {
+        passed,
+        failed,
+        failures,
+        skipped,
+    } = check(&mut Progress::new(steps(Tier::Whole)), Tier::Whole, ci)?;
+    for what in &skipped {
+        eprintln!("SKIPPED: {what}");
+    }
+    for what in &failures {
+        eprintln!("FAILED: {what}");
+    }
+    println!(
+        "{passed} passed, {failed} failed, {} skipped",
+        skipped.len()
+    );
+    // Nothing at all is no success.
+    Ok(match failed == 0 && passed > 0 {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// How many steps a tier has.
+pub fn steps(tier: Tier) -> usize {
+    suites(tier).len()
+}
+
+/// The steps of a tier. Python can be had everywhere, so in CI it may not be missing; what else the scripts need they look for themselves,
+/// and where that is not there it is a skip, in CI too.
+///
+/// # Errors
+/// When a script counts nothing.
+pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
+    let mut all = Counts::default();
+    for suite in suites(tier) {
+        if !machine::on_path("python3") {
+            let why = format!("{}: the program `python3` is absent", suite.title);
+            if ci {
+                bail!("CI runs everything, but {why}");
+            }
+            progress.skip(suite.title, "skipped");
+            all.skipped.push(why);
+            continue;
+        }
+        let mut command = suite.command();
+        let nothing = Some(NOTHING_TESTED);
+        let outcome = progress.run_unless(suite.title, &mut command, suite.within, nothing);
+        let failed = match outcome {
+            Ok(_) => 0,
+            Err(error) => {
+                eprintln!("{error:#}");
+                all.failures.push(format!("{}: {error:#}", suite.title));
+                1
+            }
+        };
+        match suite.counts() {
+            Ok(counts) => {
+                all.passed += counts.passed;
+                all.failed += counts.failed.max(failed);
+                all.failures.extend(counts.failures);
+                all.skipped.extend(counts.skipped);
+            }
+            Err(error) if failed == 0 => return Err(error),
+            // Why it ended before it counted was said above.
+            Err(_) => all.failed += failed,
+        }
+    }
+    Ok(all)
+}
+
+/// The scripts of a tier.
+fn suites(tier: Tier) -> Vec<Suite> {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let suite = |title, script, arguments, within| Suite {
+        title,
+        script,
+        arguments,
+        within,
+    };
+    let modules = "terraform/tests/static.py";
+    let applied = "terraform/tests/against_moto.py";
+    match tier {
+        Tier::Quick => vec![suite(
+            "Terraform modules, format and tables",
+            modules,
+            &["--quick"],
+            minutes(2),
+        )],
+        Tier::Whole => vec![
+            suite("Terraform modules", modules, &[], minutes(15)),
+            suite("Terraform examples, applied", applied, &[], minutes(60)),
+        ],
+    }
+}
+
+impl Suite {
+    fn command(&self) -> Command {
+        let mut command = Command::new("python3");
+        command
+            .current_dir(build::root())
+            // The log is to have everything also when the script is ended.
+            .env("PYTHONUNBUFFERED", "1")
+            .arg(self.script)
+            .args(self.arguments);
+        command
+    }
+
+    /// What it counted, by its log.
+    fn counts(&self) -> Result<Counts> {
+        let log = progress::log_path(self.title)?;
+        let text = std::fs::read_to_string(&log)
+            .with_context(|| format!("failed to read {}", log.display()))?;
+        counts(&text).with_context(|| {
+            format!(
+                "{} counted nothing; its whole output is in {}",
+                self.script,
+                log.display()
+            )
+        })
+    }
+}
+
+/// Reads the line `3 passed, 0 failed, 1 skipped`, the last of its kind, and every line that says what failed or was skipped.
+fn counts(text: &str) -> Option<Counts> {
+    let (passed, failed) = text.lines().rev().find_map(|line| {
+        let mut parts = line.split(", ");
+        let mut number = |what: &str| parts.next()?.strip_suffix(what)?.parse::<usize>().ok();
+        let counted = (number(" passed")?, number(" failed")?);
+        number(" skipped").map(|_| counted)
+    })?;
+    let said = |prefix: &str| -> Vec<String> {
+        text.lines()
+            .filter_map(|line| line.strip_prefix(prefix))
+            .map(str::to_owned)
+            .collect()
+    };
+    Some(Counts {
+        passed,
+        failed,
+        failures: said("FAILED: "),
+        skipped: said("SKIPPED: "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_scripts_say_is_counted() {
+        let text = "ok: format\nSKIPPED: checkov: not on the PATH\nok: checkov 3: 5 passed, 0 failed, 2 suppressed\n\
+                    FAILED: validate examples/complete\nwhy\n12 passed, 1 failed, 1 skipped\n";
+        assert_eq!(
+            counts(text),
+            Some(Counts {
+                passed: 12,
+                failed: 1,
+                failures: vec!["validate examples/complete".to_owned()],
+                skipped: vec!["checkov: not on the PATH".to_owned()],
+            })
+        );
+        assert_eq!(counts("Traceback (most recent call last):\n"), None);
+        assert_eq!(counts("3 passed\n"), None);
+    }
+
+    #[test]
+    fn the_scripts_are_there() {
+        for suite in [Tier::Quick, Tier::Whole].into_iter().flat_map(suites) {
+            let script = build::root().join(suite.script);
+            let text = std::fs::read_to_string(&script).expect("a script that can be read");
+            assert!(!text.is_empty());
+        }
+        // The number that both of them mean by it.
+        let script = build::root().join("terraform/tests/against_moto.py");
+        let text = std::fs::read_to_string(script).expect("a script that can be read");
+        assert!(text.contains(&format!("\nSKIPPED = {NOTHING_TESTED}\n")));
+    }
+}
