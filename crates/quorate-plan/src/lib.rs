@@ -21,6 +21,7 @@ pub mod name;
 pub mod observation;
 pub mod plan;
 pub mod planner;
+pub mod ports;
 pub mod quorum;
 pub mod refusal;
 pub mod rehearsal;

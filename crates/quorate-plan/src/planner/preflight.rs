@@ -4,6 +4,7 @@
 use crate::{
     Intent, NodeName, Observation, Refusal,
     observation::{HostFacts, Machine, Power, Unit},
+    ports,
     seen::Missing,
     spec::Role,
 };
@@ -17,8 +18,6 @@ const DISK_BYTES_MIN: u64 = 4 << 30;
 /// Certificates are valid from the moment they are made on another host; kubeadm dates them back by five minutes. A second is what
 /// time synchronisation keeps without effort, five allow for the look itself taking a while.
 const CLOCK_MS_MAX: i64 = 5_000;
-/// Where a kubelet listens.
-const KUBELET_PORT: u16 = 10250;
 
 /// The power of a machine, where Quorate makes it and its provider tells.
 fn power(seen: &Observation, node: &NodeName) -> Option<Power> {
@@ -89,7 +88,7 @@ fn host_refusals(
         return Ok(());
     }
     fitness(node, role, facts.machine.get()?, found);
-    ports(intent, node, role, facts, found)?;
+    ports_in_use(intent, node, role, facts, found)?;
     if let (true, Some(marker)) = (role == Role::ControlPlane, &facts.etcd_data.get()?.marker)
         && !facts.etcd_data.get()?.wal
     {
@@ -154,7 +153,7 @@ fn fitness(node: &NodeName, role: Role, machine: &Machine, found: &mut Vec<Refus
     }
 }
 
-fn ports(
+fn ports_in_use(
     intent: &Intent,
     node: &NodeName,
     role: Role,
@@ -173,25 +172,23 @@ fn ports(
     if ours {
         return Ok(());
     }
-    let needed: &[u16] = match role {
-        Role::ControlPlane => &[2379, 2380, 6443, KUBELET_PORT, 10257, 10259],
-        Role::Worker => &[KUBELET_PORT],
-        Role::Balancer => &[intent.spec.endpoint.port],
+    let needed = match role {
+        Role::ControlPlane | Role::Worker => ports::needed(role),
+        Role::Balancer => vec![(intent.spec.endpoint.port, "quorate")],
     };
     // A join that was cut off leaves a kubelet that runs before it has its kubelet.conf.
-    let own_kubelet = listening.get(&KUBELET_PORT).map(String::as_str) == Some("kubelet")
-        && facts
-            .units
-            .get()?
-            .get("kubelet")
-            .is_some_and(Unit::kept_running);
-    for port in needed {
-        if let Some(process) = listening.get(port)
-            && !(own_kubelet && *port == KUBELET_PORT)
+    let own_kubelet = facts
+        .units
+        .get()?
+        .get("kubelet")
+        .is_some_and(Unit::kept_running);
+    for (port, listener) in needed {
+        if let Some(process) = listening.get(&port)
+            && !(own_kubelet && listener == "kubelet" && process == "kubelet")
         {
             found.push(Refusal::PortInUse {
                 node: node.clone(),
-                port: *port,
+                port,
                 process: process.clone(),
             });
         }

@@ -4,6 +4,7 @@
 mod cluster_file;
 mod codes;
 mod commands;
+mod ports;
 
 use quorate_plan::refusal::RefusalCode;
 
@@ -14,6 +15,7 @@ pub fn pages() -> Vec<(&'static str, String)> {
         ("error-codes.md", codes::reference()),
         ("cluster-file.md", cluster_file::reference()),
         ("cli.md", commands::reference()),
+        ("ports.md", ports::reference()),
     ]
 }
 
