@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["quorate-plan", "quorate-etcd", "quorate-kube"],
     ),
     ("quorate-exec", &["quorate-plan", "quorate-local"]),
+    ("quorate-infra", &["quorate-plan", "quorate-aws"]),
     (
         "quorate-drill",
         &[
@@ -49,6 +50,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "quorate-local",
             "quorate-drill",
             "quorate-kube",
+            "quorate-aws",
+            "quorate-infra",
         ],
     ),
     // Hosts that nobody has done anything to yet; what it judges it judges with tools that are not ours. Journals are followed by the model.

@@ -74,6 +74,8 @@ pub enum Command {
     #[command(subcommand)]
     Drill(commands::drill::Command),
     #[command(subcommand)]
+    Lint(commands::lint::Command),
+    #[command(subcommand)]
     Journal(commands::journal::Command),
     #[command(subcommand)]
     Lock(commands::lock::Command),

@@ -112,6 +112,7 @@ async fn command(
         Command::Lb(command) => commands::lb::run(command, console).await,
         Command::Drill(command) => commands::drill::run(command, console).await,
         Command::Node(command) => commands::node::run(command).await,
+        Command::Lint(command) => commands::lint::run(command, console, reach).await,
         Command::Journal(command) => commands::journal::run(command, console, reach),
         Command::Lock(command) => commands::lock::run(command, console, reach).await,
         Command::Explain(arguments) => commands::explain::run(arguments, console),

@@ -1,6 +1,8 @@
-//! `quorate explain`: the page about a mistake in the cluster file (`Q0102`) or about a refusal (`would-lose-quorum`).
+//! `quorate explain`: the page about a mistake in the cluster file (`Q0102`), about a refusal (`would-lose-quorum`) or about what a lint found
+//! (`master-stopped`).
 
 use clap::Args;
+use quorate_infra::Code as Found;
 use quorate_plan::{diagnostic::Code, refusal::RefusalCode};
 
 use crate::{
@@ -10,7 +12,7 @@ use crate::{
     show::{prose, table::Table},
 };
 
-/// Explain a mistake or a refusal: what it means, and the way on.
+/// Explain a mistake, a refusal or a finding: what it means, and the way on.
 ///
 /// Without a code, lists all of them, and which refusals can be accepted for one node.
 #[derive(Debug, Args)]
@@ -18,7 +20,7 @@ use crate::{
     before_help = "Examples:\n  quorate explain Q0204\n  quorate explain would-lose-quorum\n  quorate explain"
 )]
 pub struct Arguments {
-    /// `Q0102`, or the name of a refusal.
+    /// `Q0102`, or the name of a refusal or of a finding.
     code: Option<String>,
 }
 
@@ -37,6 +39,10 @@ pub fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Failure> 
     if let Some(code) = RefusalCode::parse(name) {
         let page = reference::runbook(code);
         return console.data(&prose(page.trim_start_matches("# "), console.columns()));
+    }
+    if let Some(code) = Found::parse(name) {
+        let page = prose(&code.page(), console.columns());
+        return console.data(&format!("{code}: {}\n\n{page}", code.title()));
     }
     let shown = quorate_exec::hostile::line(name);
     Err(Failure::usage(format!("there is no code `{shown}`"))
@@ -61,9 +67,14 @@ fn list(console: &mut Console) -> Result<(), Failure> {
             reference::runbook_title(*code).to_owned(),
         ]);
     }
+    let mut found = Table::new(["FINDING OF `quorate lint`", "MEANS"]);
+    for code in Found::ALL {
+        found.row([code.to_string(), code.title().to_owned()]);
+    }
     console.data(&format!(
-        "{}\n{}",
+        "{}\n{}\n{}",
         mistakes.text(console.columns()),
-        refusals.text(console.columns())
+        refusals.text(console.columns()),
+        found.text(console.columns())
     ))
 }

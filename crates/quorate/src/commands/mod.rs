@@ -12,6 +12,7 @@ pub mod init;
 pub mod journal;
 pub mod kubeconfig;
 pub mod lb;
+pub mod lint;
 pub mod local;
 pub mod lock;
 pub mod node;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use quorate_infra::Code as Found;
 use quorate_plan::{diagnostic::Code, refusal::RefusalCode};
 
 use super::runbook_title;
@@ -10,7 +11,7 @@ use super::runbook_title;
 pub fn reference() -> String {
     let mut out = String::from(
         "# Error codes\n\nCodes beginning with `Q` are mistakes in a cluster file; from Q0501 on they are warnings. Names are refusals: what a guard \
-         will not do. `quorate explain CODE` prints the same.\n\n## Refusals\n\n| refusal | means | can be accepted for one node |\n|---|---|---|\n",
+         will not do; and, at the end, what `quorate lint` finds. `quorate explain CODE` prints the same.\n\n## Refusals\n\n| refusal | means | can be accepted for one node |\n|---|---|---|\n",
     );
     for code in RefusalCode::ALL {
         let accepted = if code.acceptable() {
@@ -34,6 +35,11 @@ pub fn reference() -> String {
             code.explanation()
         )
         .expect("a String takes everything");
+    }
+    out.push_str("\n## Findings of `quorate lint`\n");
+    for code in Found::ALL {
+        write!(out, "\n### {code}: {}\n\n{}", code.title(), code.page())
+            .expect("a String takes everything");
     }
     out
 }

@@ -83,6 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_means_one_thing() {
+        for code in quorate_infra::Code::ALL {
+            assert_eq!(RefusalCode::parse(code.name()), None, "{code}");
+        }
+    }
+
+    #[test]
     fn every_runbook_is_about_its_refusal() {
         for code in RefusalCode::ALL {
             let page = runbook(*code);

@@ -4,6 +4,7 @@ pub mod assessment;
 pub mod bundle;
 pub mod details;
 pub mod json;
+pub mod lint;
 pub mod plan;
 pub mod progress;
 pub mod refusal;
