@@ -134,10 +134,23 @@ pub async fn take<H: Hosts>(
         return Err(refusals);
     }
     let mut errors: BTreeMap<&NodeName, HostError> = BTreeMap::new();
+    // The first that answers is asked alone. Of two operators who come at the same moment it has one, and the other has nothing that the
+    // first one needs; asked side by side, each would be refused by who has heard of the other first.
+    let mut to_ask: BTreeSet<&NodeName> = there.clone();
+    for node in there.iter().filter(|node| seen.host(node).is_ok()) {
+        to_ask.remove(node);
+        match held.on(hosts, node).await {
+            Ok(()) => break,
+            Err(error @ HostError::Refused { .. }) => return Err(vec![refusal(error)]),
+            Err(error) => {
+                errors.insert(node, error);
+            }
+        }
+    }
     for (node, answer) in join_all(
-        there
-            .iter()
-            .map(async |node| (*node, held.on(hosts, node).await)),
+        to_ask
+            .into_iter()
+            .map(async |node| (node, held.on(hosts, node).await)),
     )
     .await
     {

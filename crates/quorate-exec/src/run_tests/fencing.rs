@@ -64,6 +64,43 @@ async fn a_host_that_does_not_acknowledge_is_not_acted_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_two_who_come_at_once_one_has_it() {
+    let whole = plan_of(vec![stage(
+        "S",
+        ["cp-1", "cp-2", "cp-3"].map(|on| step(on, "a")).to_vec(),
+    )]);
+    let nodes = ["cp-1", "cp-2", "cp-3"].map(node);
+    // Each is nearer to some hosts than the other, in every way there is.
+    for nearer in 0..8_u8 {
+        let fake = Fake::default();
+        for (n, node) in nodes.iter().enumerate() {
+            let late = if nearer & (1 << n) == 0 { "r1" } else { "r2" };
+            fake.far.borrow_mut().insert((late.into(), node.clone()));
+        }
+        let hosts = fake.facts.borrow().clone();
+        let mut seen = Observation::default();
+        for (node, facts) in hosts {
+            seen.hosts.insert(node.clone(), Seen::now(facts));
+            seen.etcd.insert(node, Seen::now(None));
+        }
+        let (wanted, operators) = (intent(), ["r1", "r2"].map(crate::identity::operator));
+        let there = &fake;
+        let take = |operator| fence::take(&there, &seen, &wanted, &whole, operator);
+        let taken = tokio::join!(take(&operators[0]), take(&operators[1]));
+        let (held, refused) = match taken {
+            (Ok(held), Err(refused)) | (Err(refused), Ok(held)) => (held, refused),
+            other => panic!("{nearer:03b}: {other:?}"),
+        };
+        assert_eq!(held.acknowledged(), nodes.clone().into());
+        assert!(
+            matches!(refused[..], [Refusal::Fenced { .. }]),
+            "{refused:?}"
+        );
+        assert!(!fake.log().iter().any(|line| line.contains("released")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operation_in_force_is_not_taken_over() {
     let whole = plan_of(vec![stage("S", vec![step("cp-1", "a")])]);
     let somebody = Operator {

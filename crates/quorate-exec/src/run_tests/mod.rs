@@ -166,6 +166,8 @@ struct Fake {
     power: RefCell<BTreeMap<NodeName, Power>>,
     /// Hosts that answer nothing.
     silent: RefCell<BTreeSet<NodeName>>,
+    /// Runs that hear from a host later than others.
+    far: RefCell<BTreeSet<(String, NodeName)>>,
     /// Hosts that answer run etcd.
     etcd_runs: Cell<bool>,
     asked: RefCell<BTreeMap<String, u32>>,
@@ -185,6 +187,7 @@ impl Default for Fake {
             ),
             power: RefCell::default(),
             silent: RefCell::default(),
+            far: RefCell::default(),
             etcd_runs: Cell::default(),
             asked: RefCell::default(),
             log: RefCell::default(),
@@ -272,7 +275,9 @@ impl Hosts for &Fake {
     }
 
     async fn claim(&self, on: &NodeName, claim: &Claim) -> Result<Fencing, HostError> {
-        sleep(Duration::from_millis(20)).await;
+        let way = (claim.operator.run.clone(), on.clone());
+        let far = self.far.borrow().contains(&way);
+        sleep(Duration::from_millis(if far { 80 } else { 20 })).await;
         self.answers(on)?;
         let before = self.fencing(on);
         if claim.fence <= before.highest && before.claim.as_ref() != Some(claim) {
