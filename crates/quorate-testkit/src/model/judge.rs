@@ -193,9 +193,10 @@ fn look_at(rules: &Rules, before: u32, after: u32, task: u32) -> Effect {
             effect.unready |= was.api_ready(&backend).is_none();
         }
     }
-    // While the others elect somebody no apiserver is ready, and nobody was stopped. Whether a leader may go was judged when it was asked for.
+    // While the others elect somebody no apiserver is ready, and only one without its manifest was stopped. Whether a leader may go was judged
+    // when it was asked for.
     let electing = serving(&was).is_some() && serving(&is).is_none();
-    if !electing && undrained(&was, &is) {
+    if undrained(&was, &is, electing) {
         return wrong(Broken::NotDrained);
     }
     if !electing && nobody_serves(&was, &is) {
@@ -246,10 +247,10 @@ fn serving_as<'a>(was: &World, is: &'a World) -> Option<&'a EtcdCluster> {
 }
 
 /// A master that answered through a balancer does not any more, or will not in a moment, and the balancer still sends to it.
-fn undrained(was: &World, is: &World) -> bool {
+fn undrained(was: &World, is: &World, electing: bool) -> bool {
     let ends = |master: &NodeName| {
         let manifests = &is.machine(master).disk.manifests;
-        is.api_ready(master).is_none() || !manifests.contains_key("kube-apiserver")
+        (!electing && is.api_ready(master).is_none()) || !manifests.contains_key("kube-apiserver")
     };
     was.machines.iter().any(|(balancer, machine)| {
         let config = &is.machine(balancer).disk.balancer;
