@@ -1,18 +1,9 @@
 //! What a lint found, as data.
 
+pub use quorate_plan::diagnostic::Severity;
 use serde::Serialize;
 
 use crate::Code;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Severity {
-    /// It costs the cluster something, or nobody can say that it does not.
-    Error,
-    /// It works, and whoever made it should know this.
-    Warning,
-}
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +11,7 @@ pub enum Severity {
 pub struct Finding {
     /// Which kind.
     pub code: Code,
-    /// How bad it is.
+    /// How bad it is. An error costs the cluster something, or nobody can say that it does not.
     pub severity: Severity,
     /// What it is about: an address in a Terraform plan, an ARN or an id at AWS.
     pub about: String,

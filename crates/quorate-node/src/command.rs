@@ -243,13 +243,25 @@ impl Running {
         tokio::join!(self.child.wait(), capped(stdout), capped(stderr))
     }
 
-    /// Ends it with what it started.
+    /// Ends it with what it started, and waits until it has ended.
     async fn kill(&mut self) {
+        self.signal();
+        let _ = self.child.wait().await;
+    }
+
+    fn signal(&self) {
+        // One that has ended and was waited for has no ID any more.
         if let Some(group) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
             // It may have ended in this very moment.
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
-        let _ = self.child.wait().await;
+    }
+}
+
+impl Drop for Running {
+    /// Whoever waited for it gave up: what it started must not go on either.
+    fn drop(&mut self) {
+        self.signal();
     }
 }
 
@@ -332,6 +344,19 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(5));
     }
 
+    /// What a program started was reparented; whoever reaps it may take a moment.
+    async fn ended(pid: &str) {
+        let stat = format!("/proc/{pid}/stat");
+        let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        for _ in 0..1000 {
+            if !runs() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{pid} runs on");
+    }
+
     #[tokio::test]
     async fn a_program_without_an_end_is_ended_with_what_it_started() {
         let folder = tempfile::tempdir().unwrap();
@@ -353,17 +378,15 @@ mod tests {
             .run_until(endless(SOON), there())
             .await
             .unwrap();
-        // What it started was reparented; whoever reaps it may take a moment.
-        let stat = format!("/proc/{pid}/stat");
-        for _ in 0..1000 {
-            match std::fs::read_to_string(&stat) {
-                Ok(stat) if !stat.contains(") Z ") => {
-                    tokio::time::sleep(Duration::from_millis(5)).await
-                }
-                Ok(_) | Err(_) => break,
-            }
-        }
-        assert!(std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+        ended(&pid).await;
+
+        std::fs::remove_file(&path).unwrap();
+        let tools = Tools::default();
+        let pid = tokio::select! {
+            pid = there() => pid,
+            never = tools.run_until(endless(SOON), std::future::pending::<()>()) => panic!("{never:?}"),
+        };
+        ended(&pid).await;
 
         let never = std::future::pending::<()>();
         let soon = Duration::from_millis(50);

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     Case,
     judge::{ETCDCTL, members, voters},
+    kin::IGNORED,
     masters::Masters,
     stage::Stage,
 };
@@ -18,9 +19,6 @@ const ROUNDS: usize = 5;
 
 /// The host that takes a dead master's place by hand.
 const SPARE: &str = "spare";
-
-/// What kubeadm's preflight does not like about hosts in namespaces: the kernel's configuration cannot be read there.
-const IGNORED: &str = "--ignore-preflight-errors=SystemVerification";
 
 /// Settings of a host that kubeadm can join, below its root.
 const SETTINGS: &[&str] = &[

@@ -21,7 +21,7 @@ const MASTERS: [&str; 3] = ["cp-1", "cp-2", "cp-3"];
 const SPARE: &str = "w-2";
 
 /// What kubeadm's preflight does not like about hosts in namespaces: the kernel's configuration cannot be read there.
-const IGNORED: &str = "--ignore-preflight-errors=SystemVerification";
+pub const IGNORED: &str = "--ignore-preflight-errors=SystemVerification";
 
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {

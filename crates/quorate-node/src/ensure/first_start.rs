@@ -24,8 +24,11 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// How often etcd is asked how far it is.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Runs etcd as the manifest has it, from the bundle, until it has data; nothing of it runs when this returns. Where that cannot be, the
-/// kubelet's start is the first one: no join fails by this.
+/// Runs etcd as the manifest has it, from the bundle, until it has data; nothing of it runs when this returns. Where no data
+/// comes, the kubelet's start is the first one.
+///
+/// # Errors
+/// When the bundle on the host is not what it is said to be.
 pub(super) async fn ensure(work: &Work<'_>, manifest: &Manifest) -> Result<(), ActionError> {
     // One that runs already starts etcd by itself as soon as it sees the manifest.
     let kubelet = work.seen.host(work.node)?.units.get()?.get("kubelet");
