@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use quorate_plan::{
     Spec,
     diagnostic::{Code, render},
-    spec::{BringUp, Cni, Provider, parse},
+    spec::{BalancerSpec, BringUp, Cni, Inventory, Listed, Provider, parse, parse_with},
 };
 
 const LOCAL: &str = "\
@@ -76,7 +76,7 @@ fn bad_files_say_what_is_wrong() {
     files.sort();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        let found = match parse(&text, "cluster.yaml") {
+        let found = match parse_with(&text, "cluster.yaml", |_| Some(inventory())) {
             Err(found) => found,
             Ok(_) => panic!("{} was accepted", file.display()),
         };
@@ -406,4 +406,116 @@ proptest! {
     fn any_text_never_panics(text in "\\PC{0,200}") {
         whatever_it_is(&text);
     }
+}
+
+const TERRAFORM: &str = "\
+apiVersion: quorate/v1
+name: prod
+provider: { kind: terraform, directory: ../infra, user: admin }
+";
+
+fn listed(name: &str, address: &str, zone: &str) -> Listed {
+    Listed {
+        name: name.into(),
+        address: address.into(),
+        zone: Some(zone.into()),
+    }
+}
+
+fn inventory() -> Inventory {
+    Inventory {
+        name: "prod".into(),
+        host: "api.prod.internal".into(),
+        port: 6443,
+        masters: vec![
+            listed("cp-1", "10.0.0.11", "a"),
+            listed("cp-2", "10.0.16.11", "b"),
+            listed("cp-3", "10.0.32.11", "c"),
+        ],
+        workers: vec![listed("w-1", "10.0.0.101", "a")],
+    }
+}
+
+/// The codes of what is wrong with a file whose hosts Terraform made.
+fn wrong(text: &str, inventory: Inventory) -> Vec<Code> {
+    let found = parse_with(text, "cluster.yaml", |_| Some(inventory)).unwrap_err();
+    found.iter().map(|one| one.code).collect()
+}
+
+#[test]
+fn terraform_says_which_hosts_there_are() {
+    let mut asked = String::new();
+    let (spec, warnings) = parse_with(TERRAFORM, "cluster.yaml", |directory| {
+        asked = directory.to_owned();
+        Some(inventory())
+    })
+    .unwrap();
+    assert_eq!(asked, "../infra");
+    assert_eq!(warnings, []);
+    assert_eq!(
+        spec.provider,
+        Provider::Terraform {
+            directory: "../infra".into()
+        }
+    );
+    assert_eq!(spec.endpoint.to_string(), "api.prod.internal:6443");
+    assert_eq!(spec.balancer, BalancerSpec::External);
+    assert_eq!(spec.bring_up, BringUp::OneByOne);
+    assert!(!spec.hosts_file && !spec.local());
+    let masters: Vec<String> = spec
+        .control_plane
+        .iter()
+        .map(|(name, machine)| {
+            let zone = machine.zone.as_deref().unwrap_or_default();
+            format!("{name} {} {zone} {}", machine.address, machine.ssh.user)
+        })
+        .collect();
+    assert_eq!(
+        masters,
+        [
+            "cp-1 10.0.0.11 a admin",
+            "cp-2 10.0.16.11 b admin",
+            "cp-3 10.0.32.11 c admin"
+        ]
+    );
+    assert_eq!(spec.workers.len(), 1);
+    assert!(spec.machines().all(|(_, machine, _)| machine.ssh.sudo));
+}
+
+#[test]
+fn what_terraform_says_is_judged_like_a_file() {
+    let mut two = inventory();
+    two.masters.pop();
+    assert_eq!(wrong(TERRAFORM, two), [Code::VoterCount]);
+    let mut other = inventory();
+    other.name = "test".into();
+    assert_eq!(wrong(TERRAFORM, other), [Code::OtherCluster]);
+    let mut bad = inventory();
+    bad.masters[0].name = "CP_1".into();
+    bad.workers[0].address = "fd00::1".into();
+    assert_eq!(wrong(TERRAFORM, bad), [Code::BadName, Code::Ipv6]);
+    let twice = format!(
+        "{TERRAFORM}controlPlane: {{ count: 3 }}\nendpoint: {{ host: api.example.org, port: 443 }}\n"
+    );
+    assert_eq!(
+        wrong(&twice, inventory()),
+        [Code::NoMeaning, Code::NoMeaning, Code::NoMeaning]
+    );
+    // A way is possible without a second word.
+    let (spec, _) = parse_with(
+        &format!("{TERRAFORM}controlPlane: {{ bringUp: together }}\n"),
+        "cluster.yaml",
+        |_| Some(inventory()),
+    )
+    .unwrap();
+    assert_eq!(spec.bring_up, BringUp::Together);
+}
+
+#[test]
+fn nobody_is_asked_for_what_a_file_says_itself() {
+    for text in [LOCAL, SSH] {
+        parse_with(text, "cluster.yaml", |_| panic!("nothing to ask for")).unwrap();
+    }
+    // Nothing is wrong with the file, and there is no cluster either.
+    assert_eq!(parse(TERRAFORM, "cluster.yaml").unwrap_err(), []);
 }

@@ -22,6 +22,7 @@ use crate::{
     failure::Failure,
     known::Known,
     state::{ClusterState, Directories},
+    terraform,
 };
 
 /// Largest cluster file or manifest that is read, in bytes.
@@ -60,13 +61,24 @@ impl ClusterFile {
                 ))
             }
         })?;
-        let (mut spec, warnings) = match spec::parse(&text, &file.display().to_string()) {
-            Ok(read) => read,
-            Err(found) => return Err(mistakes(&found, &text, console)),
-        };
         let path = std::path::absolute(file).map_err(|error| {
             Failure::doing(Exit::Unexpected, "there is no working directory", &error)
         })?;
+        let mut asked = None;
+        let read = spec::parse_with(&text, &file.display().to_string(), |directory| {
+            match terraform::inventory(&beside(&path, directory)) {
+                Ok(inventory) => Some(inventory),
+                Err(failure) => {
+                    asked = Some(failure);
+                    None
+                }
+            }
+        });
+        let (mut spec, warnings) = match (read, asked) {
+            (Ok(read), _) => read,
+            (Err(found), Some(failure)) if found.is_empty() => return Err(failure),
+            (Err(found), _) => return Err(mistakes(&found, &text, console)),
+        };
         if let Cni::Manifest { file, text } = &mut spec.network.cni {
             let manifest = beside(&path, file);
             *text = read_text("the manifest of the pod network", &manifest)?;

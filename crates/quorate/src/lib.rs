@@ -17,6 +17,7 @@ pub mod reference;
 pub mod saved;
 pub mod show;
 pub mod state;
+pub mod terraform;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -95,7 +95,7 @@ impl Reach for Ssh {
 
     async fn changes_here(&self, cluster: &ClusterFile) -> Result<Vec<String>, Failure> {
         match cluster.spec.provider {
-            Provider::Ssh => Ok(Vec::new()),
+            Provider::Ssh | Provider::Terraform { .. } => Ok(Vec::new()),
             Provider::Local { .. } => {
                 let usage =
                     |error: quorate_local::BadName| Failure::from_error(Exit::Usage, &error);
@@ -115,7 +115,7 @@ impl Reach for Ssh {
     ) -> Result<BTreeMap<NodeName, Machine>, Failure> {
         match cluster.spec.provider {
             Provider::Local { .. } => running_locally(cluster).await,
-            Provider::Ssh => Ok(BTreeMap::new()),
+            Provider::Ssh | Provider::Terraform { .. } => Ok(BTreeMap::new()),
         }
     }
 
@@ -132,7 +132,9 @@ impl Reach for Ssh {
                     .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
                 (machines.ways(), Machines::Local(Box::new(machines)))
             }
-            Provider::Ssh => (given_ways(cluster, intent), Machines::Given),
+            Provider::Ssh | Provider::Terraform { .. } => {
+                (given_ways(cluster, intent), Machines::Given)
+            }
         };
         let settings = SshSettings {
             control: Control::new(cluster.directories.sockets()),
@@ -209,7 +211,7 @@ pub fn access(
     machine: &Machine,
 ) -> Result<SshAccess, Failure> {
     match cluster.spec.provider {
-        Provider::Ssh => Ok(given(cluster, machine)),
+        Provider::Ssh | Provider::Terraform { .. } => Ok(given(cluster, machine)),
         Provider::Local { .. } => {
             let failed = |error: quorate_local::Error| Failure::from_error(Exit::Unseen, &error);
             let name = |error: quorate_local::BadName| Failure::from_error(Exit::Usage, &error);

@@ -130,7 +130,7 @@ pub(super) fn putting_in_place(spec: &Spec, node: &NodeName, with: &NodeName) ->
 fn counted(spec: &Spec) -> bool {
     let local = match &spec.provider {
         Provider::Local { .. } => true,
-        Provider::Ssh => false,
+        Provider::Ssh | Provider::Terraform { .. } => false,
     };
     let numbered = (1..)
         .zip(spec.control_plane.keys())

@@ -8,6 +8,7 @@ use super::{
     endpoint::{self, Balancers},
     findings::Findings,
     hosts::{self, Found, Group},
+    inventory::{self, Groups, Inventory},
     nets,
     raw::{At, CniKey, File, Host, Key, ProviderKind},
 };
@@ -20,11 +21,18 @@ use crate::{
 /// Kubernetes where the file names no version.
 const KUBERNETES: &str = "1.35.4";
 
+/// Where a Terraform configuration is, unless the file says otherwise: beside the file.
+const HERE: &str = ".";
+
 /// Minor versions that were brought up with this version of quorate.
 const MINORS: std::ops::RangeInclusive<u32> = 34..=36;
 
 /// The cluster as it shall be. `None` when something of it is missing, which was reported.
-pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
+pub(super) fn check(
+    findings: &mut Findings<'_>,
+    file: File,
+    inventory: impl FnOnce(&str) -> Option<Inventory>,
+) -> Option<Spec> {
     let provider_span = file
         .provider
         .as_ref()
@@ -32,6 +40,30 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
     let provider = file.provider.unwrap_or_default();
     let kind = provider.kind.as_ref().map(|kind| kind.value);
     keys_of_provider(findings, &provider, kind);
+    let mut control_plane = file.control_plane.unwrap_or_default();
+    let mut workers = file.workers;
+    let mut endpoint = file.endpoint.unwrap_or_default();
+    let directory = provider
+        .directory
+        .as_ref()
+        .map_or(HERE, |at| at.value.as_str());
+    match kind {
+        Some(ProviderKind::Terraform) => {
+            let place = provider
+                .directory
+                .as_ref()
+                .map_or(provider_span.clone(), |at| at.span.clone());
+            let groups = Groups {
+                control_plane: &mut control_plane,
+                workers: &mut workers,
+                endpoint: &mut endpoint,
+            };
+            // Without its hosts the rest cannot be judged.
+            let inventory = inventory(directory)?;
+            inventory::fill(findings, inventory, file.name.as_ref(), &place, groups);
+        }
+        Some(ProviderKind::Local | ProviderKind::Ssh) | None => {}
+    }
     let name = file
         .name
         .as_ref()
@@ -42,7 +74,7 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
         Some(ProviderKind::Local) => {
             nets::subnet(findings, provider.subnet.as_ref(), provider_span)
         }
-        Some(ProviderKind::Ssh) | None => None,
+        Some(ProviderKind::Ssh | ProviderKind::Terraform) | None => None,
     };
     let ways = hosts::Ways {
         kind,
@@ -50,7 +82,6 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
         provider: &provider,
     };
 
-    let control_plane = file.control_plane.unwrap_or_default();
     let bring_up = control_plane.bring_up.map(|at| at.value);
     let masters = ways.group(
         findings,
@@ -59,7 +90,7 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
         control_plane.hosts.as_ref(),
         &control_plane.span,
     );
-    let workers = file.workers.map_or_else(Vec::new, |group| {
+    let workers = workers.map_or_else(Vec::new, |group| {
         ways.group(
             findings,
             Group::WORKERS,
@@ -77,7 +108,6 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
         voter_count(findings, voters, span);
     }
 
-    let endpoint = file.endpoint.unwrap_or_default();
     let balancers = endpoint::balancers(findings, &ways, &endpoint, &file.span);
     let balancer_hosts = match &balancers {
         Some(Balancers::Quorate { hosts, .. }) => hosts.as_slice(),
@@ -115,7 +145,7 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
         control_plane: machines(masters),
         bring_up: bring_up.unwrap_or(match kind {
             ProviderKind::Local => BringUp::Together,
-            ProviderKind::Ssh => BringUp::OneByOne,
+            ProviderKind::Ssh | ProviderKind::Terraform => BringUp::OneByOne,
         }),
         workers: machines(workers),
         network: NetworkSpec {
@@ -128,6 +158,9 @@ pub(super) fn check(findings: &mut Findings<'_>, file: File) -> Option<Spec> {
                 subnet: subnet?.net.to_string(),
             },
             ProviderKind::Ssh => Provider::Ssh,
+            ProviderKind::Terraform => Provider::Terraform {
+                directory: directory.to_owned(),
+            },
         },
         bundle: file
             .components
@@ -215,7 +248,7 @@ fn kubernetes(findings: &mut Findings<'_>, key: Option<&At<String>>) -> Option<S
     }
 }
 
-/// Keys that belong to the other provider.
+/// Keys that belong to another provider.
 fn keys_of_provider(
     findings: &mut Findings<'_>,
     provider: &raw::Provider,
@@ -240,7 +273,7 @@ fn keys_of_provider(
                 }
             }
         }
-        Some(ProviderKind::Ssh) => {
+        Some(ProviderKind::Ssh | ProviderKind::Terraform) => {
             if let Some(subnet) = &provider.subnet {
                 hosts::no_meaning(
                     findings,
@@ -251,6 +284,15 @@ fn keys_of_provider(
             }
         }
         None => {}
+    }
+    match (kind, &provider.directory) {
+        (Some(ProviderKind::Local | ProviderKind::Ssh), Some(directory)) => hosts::no_meaning(
+            findings,
+            directory.span.clone(),
+            "directory",
+            "only hosts that Terraform made are read from a configuration",
+        ),
+        (Some(ProviderKind::Terraform) | None, _) | (_, None) => {}
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) fn balancers(
             let count = match ways.kind? {
                 _ if given => balancer.count.as_ref(),
                 ProviderKind::Local => Some(&default),
-                ProviderKind::Ssh => {
+                ProviderKind::Ssh | ProviderKind::Terraform => {
                     let found = findings.report(
                         Code::MissingKey,
                         span,
@@ -151,7 +151,7 @@ pub(super) fn endpoint(
         // What is wrong with it was reported where it was read.
         (None, _) if endpoint.host_written => return None,
         (None, ProviderKind::Local) => format!("api.{}.internal", cluster?),
-        (None, ProviderKind::Ssh) => {
+        (None, ProviderKind::Ssh | ProviderKind::Terraform) => {
             let span = if endpoint.span.is_empty() {
                 file
             } else {

@@ -138,11 +138,11 @@ impl Ways<'_> {
     }
 
     fn counted(&self, findings: &mut Findings<'_>, group: Group, count: &At<u64>) -> Vec<Found> {
-        if let Some(ProviderKind::Ssh) = self.kind {
+        if let Some(ProviderKind::Ssh | ProviderKind::Terraform) = self.kind {
             let found = findings.report(
                 Code::CountNeedsLocal,
                 count.span.clone(),
-                "`count` makes hosts, and provider `ssh` takes those that you have",
+                "`count` makes hosts, and only provider `local` makes any",
             );
             found.label = "which ones?".into();
             found
@@ -201,7 +201,7 @@ impl Ways<'_> {
                 .address(findings, written)
                 .map(|address| (address, written.span.clone())),
             None => match (self.kind, self.subnet) {
-                (Some(ProviderKind::Ssh), _) => {
+                (Some(ProviderKind::Ssh | ProviderKind::Terraform), _) => {
                     let span = host.name.as_ref().map_or(&host.span, |name| &name.span);
                     findings
                         .report(
@@ -248,7 +248,7 @@ impl Ways<'_> {
                 }
                 local_ssh()
             }
-            ProviderKind::Ssh => self.ssh(host),
+            ProviderKind::Ssh | ProviderKind::Terraform => self.ssh(host),
         };
         let ((name, name_span), (address, address_span)) = (name?, address?);
         Some(Found {

@@ -6,6 +6,7 @@ mod check;
 mod endpoint;
 mod findings;
 mod hosts;
+mod inventory;
 mod nets;
 mod network;
 pub mod parse;
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterName, NodeName, kubeadm::Peer, observation::EndpointName};
 
-pub use parse::parse;
+pub use inventory::{Inventory, Listed};
+pub use parse::{parse, parse_with};
 pub use raw::schema;
 
 /// The cluster as it shall be.
@@ -143,6 +145,11 @@ pub enum Provider {
     },
     /// Hosts the user has.
     Ssh,
+    /// Hosts that Terraform made: they are reached like those that the user has.
+    Terraform {
+        /// The directory of its configuration, as the file gives it, relative to the file.
+        directory: String,
+    },
 }
 
 /// What a machine is in the cluster.
@@ -228,7 +235,7 @@ impl Spec {
     pub fn local(&self) -> bool {
         match self.provider {
             Provider::Local { .. } => true,
-            Provider::Ssh => false,
+            Provider::Ssh | Provider::Terraform { .. } => false,
         }
     }
 }

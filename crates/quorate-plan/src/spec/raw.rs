@@ -52,8 +52,7 @@ pub(super) struct File {
     pub(super) kubernetes: Key<String>,
     /// The stable name of the API and what stands behind it.
     pub(super) endpoint: Option<Endpoint>,
-    /// The masters: 1, 3, 5 or 7 of them.
-    #[schemars(required)]
+    /// The masters: 1, 3, 5 or 7 of them. Required, unless Terraform says which there are.
     pub(super) control_plane: Option<ControlPlane>,
     /// The workers. Default: none.
     pub(super) workers: Option<Workers>,
@@ -249,11 +248,14 @@ impl JsonSchema for CniKey {
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Provider {
-    /// `local` or `ssh`.
+    /// `local`, `ssh` or `terraform`.
     #[schemars(required)]
     pub(super) kind: Key<ProviderKind>,
     /// The network of local hosts, a /24. Default: 10.177.64.0/24.
     pub(super) subnet: Key<String>,
+    /// The directory of the Terraform configuration whose output `quorate_cluster` names hosts and endpoint, relative to this file.
+    /// Default: this file's own.
+    pub(super) directory: Key<String>,
     /// SSH user of hosts that name none. Default: `root`.
     pub(super) user: Key<String>,
     /// SSH port of hosts that name none. Default: 22.
@@ -275,6 +277,8 @@ pub(super) enum ProviderKind {
     Local,
     /// Hosts that you have, reached over SSH.
     Ssh,
+    /// Hosts that Terraform made, reached over SSH. Names, addresses, zones and the endpoint are those of its output `quorate_cluster`.
+    Terraform,
 }
 
 /// Where Kubernetes' components come from.

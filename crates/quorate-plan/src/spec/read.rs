@@ -42,7 +42,15 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("network", &["cni", "pods", "services"]),
     (
         "provider",
-        &["kind", "subnet", "user", "port", "identity", "sudo"],
+        &[
+            "kind",
+            "subnet",
+            "directory",
+            "user",
+            "port",
+            "identity",
+            "sudo",
+        ],
     ),
     ("components", &["source", "path"]),
 ];
@@ -85,18 +93,34 @@ pub(super) fn file(findings: &mut Findings<'_>, root: &Node) -> Option<File> {
         return None;
     }
     let mut group = Group::open(findings, root, "the cluster file");
+    // Whose masters Terraform names need not say so.
+    let elsewhere = entry(group.entries, "provider")
+        .and_then(|provider| match &provider.node.value {
+            Value::Map(entries) => entry(entries, "kind"),
+            Value::Scalar { .. } | Value::List(_) => None,
+        })
+        .is_some_and(
+            |kind| matches!(&kind.node.value, Value::Scalar { text, .. } if text == "terraform"),
+        );
     Some(File {
         api_version: group.required("apiVersion", api_version),
         name: group.required("name", text),
         kubernetes: group.optional("kubernetes", text),
         endpoint: group.optional("endpoint", endpoint),
-        control_plane: group.required("controlPlane", control_plane),
+        control_plane: match elsewhere {
+            true => group.optional("controlPlane", control_plane),
+            false => group.required("controlPlane", control_plane),
+        },
         workers: group.optional("workers", workers),
         network: group.optional("network", network),
         provider: group.required("provider", provider),
         components: group.optional("components", components),
         span: group.span.clone(),
     })
+}
+
+fn entry<'n>(entries: &'n [Entry], key: &str) -> Option<&'n Entry> {
+    entries.iter().find(|entry| entry.key == key)
 }
 
 fn endpoint(findings: &mut Findings<'_>, node: &Node) -> Option<Endpoint> {
@@ -245,10 +269,15 @@ fn provider(findings: &mut Findings<'_>, node: &Node) -> Option<Provider> {
             word(
                 findings,
                 node,
-                &[("local", ProviderKind::Local), ("ssh", ProviderKind::Ssh)],
+                &[
+                    ("local", ProviderKind::Local),
+                    ("ssh", ProviderKind::Ssh),
+                    ("terraform", ProviderKind::Terraform),
+                ],
             )
         }),
         subnet: group.optional("subnet", text),
+        directory: group.optional("directory", text),
         user: group.optional("user", text),
         port: group.optional("port", port),
         identity: group.optional("identity", text),
@@ -586,7 +615,7 @@ mod tests {
                 "a host" => &schema["$defs"]["Host"],
                 "endpoint.balancer" => &schema["$defs"]["Balancer"],
                 // What must be there is written out in its place by the generator.
-                name @ ("controlPlane" | "provider") => &schema["properties"][name],
+                name @ "provider" => &schema["properties"][name],
                 name => {
                     let mut name = name.to_owned();
                     name[..1].make_ascii_uppercase();

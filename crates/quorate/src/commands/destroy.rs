@@ -37,6 +37,16 @@ pub async fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Fai
     let cluster = ClusterFile::read(&arguments.file.file, Directories::of_process()?, console)?;
     match cluster.spec.provider {
         Provider::Local { .. } => {}
+        Provider::Terraform { .. } => {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "the hosts of `{}` are Terraform's: quorate made none of them",
+                    cluster.spec.name
+                ),
+            )
+            .hint("`terraform destroy` ends them, when their protection is lifted"));
+        }
         Provider::Ssh => {
             return Err(Failure::new(
                 Exit::Refused,

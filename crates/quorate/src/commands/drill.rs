@@ -76,7 +76,7 @@ pub async fn run(command: &Command, console: &mut Console) -> Result<(), Failure
     let named = named(arguments, &cluster)?;
     match cluster.spec.provider {
         Provider::Local { .. } => {}
-        Provider::Ssh => {
+        Provider::Ssh | Provider::Terraform { .. } => {
             return Err(Failure::new(
                 Exit::Refused,
                 "quorate cannot take power from hosts that it did not make",

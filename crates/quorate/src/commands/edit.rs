@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quorate_plan::NodeName;
+use quorate_plan::{NodeName, spec::Provider};
 
 use crate::{
     cluster::{self, ClusterFile},
@@ -22,6 +22,11 @@ pub(super) fn still_wanted(cluster: &ClusterFile, node: &NodeName) -> Result<Fai
         format!("the cluster file still wants {node}: nothing was done"),
     );
     let again = format!("then run `quorate remove {node}` again");
+    if let Provider::Terraform { .. } = spec.provider {
+        return Ok(failure.hint(format!(
+            "its hosts are Terraform's: write `{{ leaving = true }}` for {node} in `masters` there and apply; {again}"
+        )));
+    }
     if !spec.control_plane.contains_key(node) {
         failure.causes = quoted(&cluster.path, &text, &lines_naming(&text, node));
         return Ok(failure.hint(format!(
@@ -78,6 +83,11 @@ pub(super) fn not_swapped(
         format!("the cluster file does not say that {with} comes for {node}: nothing was done"),
     );
     let again = format!("then run `quorate replace {node} --with {with}` again");
+    if let Provider::Terraform { .. } = spec.provider {
+        return Ok(failure.hint(format!(
+            "its hosts are Terraform's: name {with} in `masters` there, write `{{ leaving = true }}` for {node}, and apply; {again}"
+        )));
+    }
     let named = lines_naming(&text, node);
     if !spec.control_plane.contains_key(node) && spec.machine(node).is_some() {
         failure.causes = quoted(&cluster.path, &text, &named);

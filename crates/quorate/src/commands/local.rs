@@ -232,7 +232,7 @@ pub(super) fn name_of(cluster: &ClusterFile) -> Result<quorate_local::ClusterNam
             .as_str()
             .parse()
             .map_err(|error: quorate_local::BadName| Failure::from_error(Exit::Usage, &error)),
-        Provider::Ssh => Err(Failure::usage(format!(
+        Provider::Ssh | Provider::Terraform { .. } => Err(Failure::usage(format!(
             "the hosts of `{}` are not local ones",
             cluster.spec.name
         ))

@@ -91,7 +91,7 @@ impl fmt::Display for HostKey {
 pub async fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Failure> {
     let cluster = ClusterFile::read(&arguments.file.file, Directories::of_process()?, console)?;
     match cluster.spec.provider {
-        Provider::Ssh => {}
+        Provider::Ssh | Provider::Terraform { .. } => {}
         Provider::Local { .. } => {
             console.say("Keys of local hosts are made with them: there is nothing to compare.");
             return Ok(());

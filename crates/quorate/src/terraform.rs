@@ -1,0 +1,154 @@
+//! What Terraform, or OpenTofu, says of a cluster that it made. Start at [`inventory`]. It is only asked for an output: nothing is planned or
+//! applied by Quorate.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use quorate_aws::Contract;
+use quorate_plan::spec::{Inventory, Listed};
+
+use crate::{exit::Exit, failure::Failure};
+
+/// Names the program, where it is neither `terraform` nor `tofu` on the PATH.
+const PROGRAM: &str = "QUORATE_TERRAFORM";
+
+/// What the output `quorate_cluster` of the configuration in a directory says.
+///
+/// # Errors
+/// When there is no Terraform, no such directory, no such output, or it is not understood.
+pub fn inventory(directory: &Path) -> Result<Inventory, Failure> {
+    if !directory.is_dir() {
+        return Err(Failure::usage(format!(
+            "there is no directory `{}`",
+            directory.display()
+        ))
+        .hint("`provider.directory` leads to a Terraform configuration, relative to the cluster file"));
+    }
+    ask(&program()?, directory)
+}
+
+fn program() -> Result<PathBuf, Failure> {
+    if let Some(named) = std::env::var_os(PROGRAM) {
+        return Ok(named.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    ["terraform", "tofu"]
+        .iter()
+        .find_map(|name| {
+            std::env::split_paths(&path)
+                .map(|place| place.join(name))
+                .find(|file| file.is_file())
+        })
+        .ok_or_else(|| {
+            Failure::usage("expected `terraform` or `tofu` on the PATH, found neither")
+                .hint(format!("{PROGRAM} names it where it is elsewhere"))
+        })
+}
+
+fn ask(program: &Path, directory: &Path) -> Result<Inventory, Failure> {
+    let doing = || {
+        format!(
+            "could not read the output `quorate_cluster` of `{}`",
+            directory.display()
+        )
+    };
+    let output = Command::new(program)
+        .arg("output")
+        .args(["-no-color", "-json", "quorate_cluster"])
+        .current_dir(directory)
+        .env("TF_IN_AUTOMATION", "1")
+        .env("CHECKPOINT_DISABLE", "1")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(Failure::new(Exit::Usage, doing())
+            .because(quorate_exec::hostile::text(said.trim()))
+            .hint("`terraform init` and `terraform apply` come first, in that directory"));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let contract =
+        Contract::parse(&text).map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?;
+    Ok(read(contract))
+}
+
+fn read(contract: Contract) -> Inventory {
+    let listed = |name: String, address: IpAddr, zone: String| Listed {
+        name,
+        address: address.to_string(),
+        zone: Some(zone),
+    };
+    Inventory {
+        name: contract.name,
+        host: contract.endpoint.host,
+        port: contract.endpoint.port,
+        masters: contract
+            .masters
+            .into_iter()
+            .filter(|master| !master.leaving)
+            .map(|master| listed(master.name, master.address, master.zone))
+            .collect(),
+        workers: contract
+            .workers
+            .into_iter()
+            .map(|worker| listed(worker.name, worker.address, worker.zone))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    const RECORDED: &str = include_str!("../../../terraform/tests/contract/v1.json");
+
+    #[test]
+    fn masters_that_leave_are_not_wanted() {
+        let leaving = RECORDED.replacen("\"leaving\": false", "\"leaving\": true", 1);
+        let names = |text: &str| -> Vec<String> {
+            let contract = Contract::parse(text).expect("a recorded output");
+            let masters = read(contract).masters;
+            masters.into_iter().map(|master| master.name).collect()
+        };
+        assert_eq!(names(RECORDED), ["cp-1", "cp-2", "k8s-master"]);
+        assert_eq!(names(&leaving), ["cp-2", "k8s-master"]);
+    }
+
+    /// A program that says what it was asked, or fails.
+    fn program(directory: &Path, script: &str) -> PathBuf {
+        let file = directory.join("terraform");
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_output_is_asked_for_where_the_configuration_is() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("said.json"), RECORDED).unwrap();
+        let script = "[ \"$*\" = 'output -no-color -json quorate_cluster' ] && exec cat said.json";
+        let told = ask(&program(directory.path(), script), directory.path()).unwrap();
+        assert_eq!((told.name.as_str(), told.port), ("demo", 6443));
+        assert_eq!(told.host, "api.demo.internal");
+        assert_eq!(told.workers[0].address, "10.0.0.101");
+    }
+
+    #[test]
+    fn what_terraform_says_of_its_failure_is_passed_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "echo 'Output \"quorate_cluster\" not found' >&2; exit 1";
+        let failure = ask(&program(directory.path(), script), directory.path()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(failure.causes, ["Output \"quorate_cluster\" not found"]);
+        let failure = ask(&program(directory.path(), "echo '{}'"), directory.path()).unwrap_err();
+        assert!(failure.causes[0].contains("version"), "{failure:?}");
+        let failure = inventory(&directory.path().join("nowhere")).unwrap_err();
+        assert!(failure.message.contains("nowhere"), "{failure:?}");
+    }
+}
