@@ -2,11 +2,20 @@
 //! applied by Quorate.
 
 use std::{
+    io,
     net::IpAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use quorate_aws::Contract;
 use quorate_plan::spec::{Inventory, Listed};
 
@@ -14,6 +23,9 @@ use crate::{exit::Exit, failure::Failure};
 
 /// Names the program, where it is neither `terraform` nor `tofu` on the PATH.
 const PROGRAM: &str = "QUORATE_TERRAFORM";
+
+/// How long it may take to tell an output. A state behind a slow backend takes seconds; one whose backend does not answer is tried for minutes.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// What the output `quorate_cluster` of the configuration in a directory says.
 ///
@@ -27,7 +39,7 @@ pub fn inventory(directory: &Path) -> Result<Inventory, Failure> {
         ))
         .hint("`provider.directory` leads to a Terraform configuration, relative to the cluster file"));
     }
-    ask(&program()?, directory)
+    ask(&program()?, directory, ANSWER_MAX)
 }
 
 fn program() -> Result<PathBuf, Failure> {
@@ -48,22 +60,31 @@ fn program() -> Result<PathBuf, Failure> {
         })
 }
 
-fn ask(program: &Path, directory: &Path) -> Result<Inventory, Failure> {
+fn ask(program: &Path, directory: &Path, within: Duration) -> Result<Inventory, Failure> {
     let doing = || {
         format!(
             "could not read the output `quorate_cluster` of `{}`",
             directory.display()
         )
     };
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg("output")
         .args(["-no-color", "-json", "quorate_cluster"])
         .current_dir(directory)
         .env("TF_IN_AUTOMATION", "1")
-        .env("CHECKPOINT_DISABLE", "1")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?;
+        .env("CHECKPOINT_DISABLE", "1");
+    let output = run_within(command, within)
+        .map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?
+        .ok_or_else(|| {
+            Failure::new(Exit::Unseen, doing())
+                .because(format!(
+                    "expected an answer within {} s, seen none: `{}` was ended",
+                    within.as_secs_f64(),
+                    program.display()
+                ))
+                .hint("the state's backend may not answer: run `terraform output quorate_cluster` in that directory")
+        })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(Failure::new(Exit::Usage, doing())
@@ -74,6 +95,32 @@ fn ask(program: &Path, directory: &Path) -> Result<Inventory, Failure> {
     let contract =
         Contract::parse(&text).map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?;
     Ok(read(contract))
+}
+
+/// Runs a program to its end. `None`: it did not end in time, and was ended with all that it had started.
+fn run_within(mut command: Command, within: Duration) -> io::Result<Option<Output>> {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let group = i32::try_from(child.id()).ok().map(Pid::from_raw);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        // Nobody hears it when time was up.
+        let _ = tell.send(child.wait_with_output());
+    });
+    match told.recv_timeout(within) {
+        Ok(output) => output.map(Some),
+        Err(_) => {
+            if let Some(group) = group {
+                // It may have ended just now.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            Ok(None)
+        }
+    }
 }
 
 fn read(contract: Contract) -> Inventory {
@@ -102,7 +149,13 @@ fn read(contract: Contract) -> Inventory {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::{
+        fs,
+        io::Read as _,
+        os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    };
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     use super::*;
 
@@ -133,20 +186,56 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("said.json"), RECORDED).unwrap();
         let script = "[ \"$*\" = 'output -no-color -json quorate_cluster' ] && exec cat said.json";
-        let told = ask(&program(directory.path(), script), directory.path()).unwrap();
+        let told = ask(
+            &program(directory.path(), script),
+            directory.path(),
+            ANSWER_MAX,
+        )
+        .unwrap();
         assert_eq!((told.name.as_str(), told.port), ("demo", 6443));
         assert_eq!(told.host, "api.demo.internal");
         assert_eq!(told.workers[0].address, "10.0.0.101");
     }
 
     #[test]
+    fn a_state_that_does_not_answer_is_given_up_with_all_that_was_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let started = directory.path().join("started");
+        nix::unistd::mkfifo(&started, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // What it starts holds the pipe open for as long as it lives.
+        let script = "sleep 600 > started & wait";
+        let asked = program(directory.path(), script);
+        let mut reader = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(started)
+            .unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        let failure = ask(&asked, directory.path(), Duration::from_millis(300)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Unseen);
+        assert!(failure.causes[0].contains("within 0.3 s"), "{failure:?}");
+        // It ends when nobody can write any more.
+        reader.read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
     fn what_terraform_says_of_its_failure_is_passed_on() {
         let directory = tempfile::tempdir().unwrap();
         let script = "echo 'Output \"quorate_cluster\" not found' >&2; exit 1";
-        let failure = ask(&program(directory.path(), script), directory.path()).unwrap_err();
+        let failure = ask(
+            &program(directory.path(), script),
+            directory.path(),
+            ANSWER_MAX,
+        )
+        .unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert_eq!(failure.causes, ["Output \"quorate_cluster\" not found"]);
-        let failure = ask(&program(directory.path(), "echo '{}'"), directory.path()).unwrap_err();
+        let failure = ask(
+            &program(directory.path(), "echo '{}'"),
+            directory.path(),
+            ANSWER_MAX,
+        )
+        .unwrap_err();
         assert!(failure.causes[0].contains("version"), "{failure:?}");
         let failure = inventory(&directory.path().join("nowhere")).unwrap_err();
         assert!(failure.message.contains("nowhere"), "{failure:?}");
