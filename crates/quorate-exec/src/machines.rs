@@ -1,11 +1,18 @@
 //! Where the machines come from: somebody else made them, or they are local hosts on this machine. Start at [`Machines`].
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    time::Duration,
+};
 
-use quorate_local::{Bind, Cluster, ClusterSpec, HostSpec, Local};
+use quorate_local::{Bind, Cluster, ClusterSpec, HostSpec, Local, Opening, Transport};
 use quorate_plan::{
     InfraEnsure, Intent, Missing, NodeName, Seen,
     observation::{Cgroup, InfraView, MachineKind, Power},
+    ports::{self, Feature, Party, Protocol},
     spec::{Provider, Role},
 };
 use tokio::sync::OnceCell;
@@ -61,7 +68,8 @@ fn machine(what: &InfraEnsure) -> &NodeName {
 pub struct LocalMachines {
     local: Local,
     cluster: ClusterSpec,
-    wanted: BTreeMap<NodeName, Role>,
+    wanted: BTreeMap<NodeName, (IpAddr, Role)>,
+    endpoint_port: u16,
     kind: MachineKind,
     bundle: Option<Bind>,
     /// Made, or found, once in a run, however many hosts wait for it.
@@ -91,8 +99,12 @@ impl LocalMachines {
             cluster,
             wanted: intent
                 .machines()
-                .map(|(node, _, role)| (node.clone(), role.unwrap_or(Role::ControlPlane)))
+                .map(|(node, machine, role)| {
+                    let role = role.unwrap_or(Role::ControlPlane);
+                    (node.clone(), (machine.address, role))
+                })
                 .collect(),
+            endpoint_port: intent.spec.endpoint.port,
             kind: kind_of_this_machine().map_err(|error| bad(chain(&error)))?,
             bundle: bundle.map(|dir| Bind::read_only(dir, inside)),
             made: OnceCell::new(),
@@ -208,10 +220,25 @@ impl LocalMachines {
             }
             Err(error) => return Err(error),
         }
+        cluster.open_only(&self.openings(cluster).await?).await?;
         progress("booting".into());
         cluster.power_on(&host).await?;
         cluster.booted(&host, BOOT_MAX).await?;
         Ok(())
+    }
+
+    /// The port matrix for these hosts. Hosts that this run does not know may be members of the cluster still: they count as masters.
+    async fn openings(&self, cluster: &Cluster) -> Result<Vec<Opening>, quorate_local::Error> {
+        let mut roles: BTreeMap<Ipv4Addr, Role> = BTreeMap::new();
+        for host in cluster.hosts().await? {
+            roles.insert(host.address, Role::ControlPlane);
+        }
+        for (address, role) in self.wanted.values() {
+            if let IpAddr::V4(address) = address {
+                roles.insert(*address, *role);
+            }
+        }
+        Ok(openings(&roles, self.endpoint_port))
     }
 
     /// As if its plug were pulled: nothing of a cluster runs on it any more.
@@ -230,7 +257,7 @@ impl LocalMachines {
         address: std::net::Ipv4Addr,
     ) -> HostSpec {
         let mut spec = HostSpec::new(host, address);
-        match self.wanted.get(node) {
+        match self.wanted.get(node).map(|(_, role)| role) {
             Some(Role::ControlPlane | Role::Worker) | None => {
                 spec.binds.extend(self.bundle.clone());
                 // containerd's overlays cannot lie on the host's own overlay.
@@ -280,6 +307,43 @@ impl Infra for LocalMachines {
     }
 }
 
+/// The port matrix between hosts with these roles.
+fn openings(roles: &BTreeMap<Ipv4Addr, Role>, endpoint_port: u16) -> Vec<Opening> {
+    const ROLES: [Role; 3] = [Role::ControlPlane, Role::Worker, Role::Balancer];
+    let of = |role: Role| -> BTreeSet<Ipv4Addr> {
+        let all = roles.iter().filter(|(_, other)| **other == role);
+        all.map(|(address, _)| *address).collect()
+    };
+    let mut all = Vec::new();
+    for (from, to) in ROLES
+        .iter()
+        .flat_map(|a| ROLES.iter().map(move |b| (*a, *b)))
+    {
+        for row in ports::between(from, to, &[Feature::Vxlan]) {
+            all.push(Opening {
+                from: of(from),
+                to: of(to),
+                transport: match row.protocol {
+                    Protocol::Tcp => Transport::Tcp,
+                    Protocol::Udp => Transport::Udp,
+                },
+                // A balancer listens where the cluster file says.
+                first: if row.to == Party::Balancer {
+                    endpoint_port
+                } else {
+                    row.first
+                },
+                last: if row.to == Party::Balancer {
+                    endpoint_port
+                } else {
+                    row.last
+                },
+            });
+        }
+    }
+    all
+}
+
 /// An error with its causes, in one text.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -322,6 +386,50 @@ fn kind(unified: bool, status: &str, swaps: &str) -> MachineKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_hosts_have_the_port_matrix_between_them() {
+        let address = |last| Ipv4Addr::new(172, 30, 7, last);
+        let roles = BTreeMap::from([
+            (address(10), Role::Balancer),
+            (address(11), Role::ControlPlane),
+            (address(12), Role::ControlPlane),
+            (address(21), Role::Worker),
+        ]);
+        let all = openings(&roles, 443);
+        let open = |from, to, port: u16| {
+            all.iter().any(|opening| {
+                opening.transport == Transport::Tcp
+                    && opening.from.contains(&address(from))
+                    && opening.to.contains(&address(to))
+                    && (opening.first..=opening.last).contains(&port)
+            })
+        };
+        for (from, to, port) in [
+            (21, 10, 443),
+            (11, 10, 443),
+            (10, 11, 6443),
+            (21, 11, 6443),
+            (11, 12, 2380),
+            (11, 12, 2379),
+            (11, 21, 10250),
+        ] {
+            assert!(open(from, to, port), "{from} to {to} on {port}");
+        }
+        for (from, to, port) in [
+            (21, 10, 6443),
+            (21, 11, 2379),
+            (21, 11, 2380),
+            (10, 11, 2379),
+            (21, 11, 10250),
+            (21, 11, 22),
+            (11, 21, 22),
+            (11, 10, 22),
+            (21, 11, 2381),
+        ] {
+            assert!(!open(from, to, port), "{from} to {to} on {port}");
+        }
+    }
 
     #[test]
     fn kinds_of_machines() {

@@ -15,6 +15,7 @@ use crate::home::Home;
 use crate::launch;
 use crate::local::{Destroyed, Local};
 use crate::names::{BridgeName, ClusterName, HostName};
+use crate::openings::Opening;
 use crate::program;
 use crate::spec::{HostSpec, Uplink};
 use crate::ssh::SshAccess;
@@ -234,6 +235,16 @@ impl Cluster {
                 .collect())
         })
         .await
+    }
+
+    /// Makes these the only connections that hosts can open to each other from now on, in one step. Until this is called they can open all.
+    /// Connections that are open stay so; cuts hold besides.
+    ///
+    /// # Errors
+    /// What nft refuses.
+    pub async fn open_only(&self, openings: &[Opening]) -> Result<()> {
+        let openings = openings.to_vec();
+        self.with(move |home| home.open_only(&openings)).await
     }
 
     /// All hosts as seen now, by name.

@@ -18,6 +18,7 @@ use crate::launch::{self, Launch};
 use crate::machine::network::{self, Owner};
 use crate::machine::registry::{Claim, Registry};
 use crate::names::{BridgeName, ClusterKey, ClusterName, HostName};
+use crate::openings::{self, Opening};
 use crate::spec::{HostSpec, Uplink, data_dir_name};
 use crate::ssh::{self, SshAccess};
 use crate::status::{HostStatus, Power};
@@ -162,6 +163,9 @@ impl Home {
         registry.make_changes(*uplink)?;
         // The bridge last: while it is not up, all of this is done again.
         cuts::set_uplink(bridge, *subnet, *uplink)?;
+        if let Some(known) = store::read_json::<Vec<Opening>>(&self.openings_file())? {
+            openings::set(bridge, &known)?;
+        }
         network::ensure_bridge(key, bridge, *subnet)
     }
 
@@ -428,6 +432,21 @@ impl Home {
             .map(|h| (h.name, self.record.bridge.port(h.address)))
             .collect();
         cuts::set(&self.record.bridge, &ports, &after)
+    }
+
+    fn openings_file(&self) -> PathBuf {
+        self.dir().join("openings.json")
+    }
+
+    /// Makes these the only connections that hosts can open to each other. Remembered, since the kernel forgets its rules when the machine
+    /// reboots, and hosts are powered on again then by whoever comes.
+    pub(crate) fn open_only(&self, openings: &[Opening]) -> Result<()> {
+        let _lock = self.lock_cuts()?;
+        store::write_json(&self.openings_file(), &openings)?;
+        match self.owns_bridge()? {
+            true => openings::set(&self.record.bridge, openings),
+            false => Ok(()),
+        }
     }
 
     /// What is seen of the hosts now.

@@ -13,6 +13,7 @@ use crate::machine::network::{self, Owner};
 use crate::machine::registry::{Claim, Registry, Wish};
 use crate::machine::settings::{self, Change};
 use crate::names::{ClusterKey, ClusterName};
+use crate::openings;
 use crate::requirements;
 use crate::spec::{ClusterSpec, check_path};
 use crate::status::HostStatus;
@@ -434,6 +435,7 @@ fn remove_from_machine(home: &Home, claim: Option<&Claim>) -> Result<()> {
     results.into_iter().collect::<Result<()>>()?;
     if ours {
         cuts::remove_tables(bridge)?;
+        openings::remove(bridge)?;
         if network::exists(bridge.as_str()) {
             network::remove_interface(bridge.as_str())?;
         }

@@ -193,7 +193,7 @@ openings! {
     "endpoint": Node, ApiClients => Balancer, Tcp 6443..=6443, "the API, at the name that everybody uses";
     "endpoint-outside": Node => Anywhere, Tcp 6443..=6443, with Public, "an internet-facing balancer is reached at its public addresses, from inside too";
     "apiserver-balanced": Balancer => Master, Tcp 6443..=6443, by "kube-apiserver", "traffic and health checks of the balancer";
-    "apiserver": Master => Master, Tcp 6443..=6443, by "kube-apiserver", "masters look at each other's API servers";
+    "apiserver": Node => Master, Tcp 6443..=6443, by "kube-apiserver", "pods and hosts that use the service `kubernetes`, whose endpoints are the masters; masters look at each other's API servers";
     "etcd-client": Master => Master, Tcp 2379..=2379, by "etcd", "masters look at each other's etcd members";
     "etcd-peer": Master => Master, Tcp 2380..=2380, by "etcd", "etcd among its members";
     "kubelet": Master => Node, Tcp 10250..=10250, by "kubelet", "API server to kubelet: logs, exec, metrics";
@@ -245,6 +245,19 @@ pub fn needed(role: Role) -> Vec<(u16, &'static str)> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// What a machine of one role may open to another of another role, in a cluster with `features`.
+pub fn between(
+    from: Role,
+    to: Role,
+    features: &[Feature],
+) -> impl Iterator<Item = &'static Opening> {
+    OPENINGS.iter().filter(move |row| {
+        row.from.iter().any(|party| party.includes(from))
+            && row.to.includes(to)
+            && row.when.is_none_or(|feature| features.contains(&feature))
+    })
 }
 
 /// `ports.json` of the Terraform modules: one line for each row.

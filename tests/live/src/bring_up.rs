@@ -44,6 +44,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let mode = fs::metadata(&kubeconfig)?.permissions().mode() & 0o777;
     stage.check_eq("the kubeconfig is for its owner only", &mode, &0o600);
     judge(stage, &file, &kubeconfig)?;
+    ports(stage, &file)?;
     nothing_to_do(stage, &file)?;
     no_secrets(stage)?;
 
@@ -113,6 +114,25 @@ pub fn judge(stage: &mut Stage, file: &str, kubeconfig: &std::path::Path) -> Res
         "kubelets of masters use their local apiserver",
         server.contains("172.31.61.12:6443"),
     );
+    Ok(())
+}
+
+/// Between hosts only what the port matrix names is open: all that came up did so behind it.
+fn ports(stage: &mut Stage, file: &str) -> Result<()> {
+    for (host, open) in [
+        ("cp-1", "2379 2380 6443 10250 "),
+        ("w-1", "6443 "),
+        ("lb-1", "6443 "),
+    ] {
+        let script = "for port in 22 2379 2380 6443 10250; do (timeout 2 bash -c \"exec 3<>/dev/tcp/172.31.61.12/$port\" 2>/dev/null \
+                      && echo $port) & done | sort -n | tr '\\n' ' '; wait";
+        let seen = stage.on_host(file, host, script)?;
+        stage.check_eq(
+            &format!("{host} may open to a master what the port matrix names"),
+            &seen.as_str(),
+            &open,
+        );
+    }
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub fn reference() -> String {
         .expect("a String takes everything");
     }
     out.push_str(
-        "\nWith a balancer that preserves clients' addresses workers reach masters on 6443 themselves; the modules make none that does.\n\n\
+        "\nLocal hosts have these rules between each other, so what is tried there is tried behind them.\n\n\
          ## Open to nobody\n\nWhat listens here does so on the loopback address.\n\n| on | port | what |\n|---|---|---|\n",
     );
     for row in LOOPBACK {

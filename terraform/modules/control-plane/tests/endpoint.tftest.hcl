@@ -57,7 +57,7 @@ run "nobody_from_outside_gets_in_by_default" {
     error_message = "No outsider: ${jsonencode(keys(aws_vpc_security_group_ingress_rule.cidr))}."
   }
   assert {
-    condition     = keys(aws_vpc_security_group_ingress_rule.role) == ["apiserver-balanced/balancer", "apiserver/master", "endpoint/node", "etcd-client/master", "etcd-peer/master", "kubelet/master", "vxlan/node"]
+    condition     = keys(aws_vpc_security_group_ingress_rule.role) == ["apiserver-balanced/balancer", "apiserver/node", "endpoint/node", "etcd-client/master", "etcd-peer/master", "kubelet/master", "vxlan/node"]
     error_message = "Seen: ${jsonencode(keys(aws_vpc_security_group_ingress_rule.role))}."
   }
   assert {
