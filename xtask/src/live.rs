@@ -147,6 +147,7 @@ pub fn run(
     case: &Case,
     quorate: &Path,
     bundle: &Path,
+    ansible: Option<&Path>,
 ) -> Result<Outcome> {
     let title = format!("Live: {}", case.name);
     let mut command = Command::new(program);
@@ -155,6 +156,9 @@ pub fn run(
         .current_dir(crate::build::root())
         .env("QUORATE_BINARY", quorate)
         .env("QUORATE_BUNDLE", bundle);
+    if let Some(ansible) = ansible {
+        command.env("QUORATE_ANSIBLE", ansible);
+    }
     let outcome = progress.run_within(&title, &mut command, case.budget * 2);
     let log = crate::progress::log_path(&title)?;
     let text = std::fs::read_to_string(&log)

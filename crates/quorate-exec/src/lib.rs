@@ -2,6 +2,7 @@
 //!
 //! Start at [`run()`]. The seams are [`Hosts`] and [`Infra`]; their adapters are over SSH here and in memory in the testkit.
 
+pub mod carried;
 pub mod fence;
 pub mod hostile;
 pub mod identity;

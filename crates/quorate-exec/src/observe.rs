@@ -305,10 +305,7 @@ fn copy<T: Clone>(to: &mut BTreeMap<NodeName, T>, from: &BTreeMap<NodeName, T>, 
 
 fn age<T>(seen: &mut BTreeMap<NodeName, Seen<T>>, by: impl Fn(&NodeName) -> Duration) {
     for (node, seen) in seen {
-        match seen {
-            Seen::Known { age, .. } => *age += by(node),
-            Seen::Unknown(_) => {}
-        }
+        seen.grow_older(by(node));
     }
 }
 

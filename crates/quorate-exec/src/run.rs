@@ -406,7 +406,7 @@ fn may_pass(refusal: &Refusal) -> bool {
 }
 
 /// Somebody else's word, which no waiting changes.
-fn is_final(refusal: &Refusal) -> bool {
+pub(crate) fn is_final(refusal: &Refusal) -> bool {
     matches!(
         refusal.code(),
         RefusalCode::Fenced | RefusalCode::OperationInForce | RefusalCode::ForeignHost

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_plan::{
-    Claim, Fence, Handover, InfraEnsure, NodeName, Refusal, Request, Sealed, Seen,
+    Claim, Fence, Handover, HostEnsure, InfraEnsure, NodeName, Refusal, Request, Sealed, Seen,
     admit::Recipient,
     observation::{Fencing, HostReport, InfraView},
     wire::Outcome,
@@ -41,6 +41,13 @@ pub trait Hosts {
     /// # Errors
     /// When the host does not answer.
     async fn recipient(&self, on: &NodeName) -> Result<Recipient, HostError>;
+
+    /// A ticket of that host for a request that somebody else carries there: a recipient that outlives this session. What the host needs
+    /// beside the request is brought along: the files of a bundle.
+    ///
+    /// # Errors
+    /// When the host does not answer, or does not take a file.
+    async fn ticket(&self, on: &NodeName, ensure: &HostEnsure) -> Result<Recipient, HostError>;
 
     /// Lets `what.from()` seal something to another host's recipient.
     ///

@@ -254,6 +254,41 @@ impl SshHosts {
         }
     }
 
+    /// Brings along what an action needs beside its request.
+    async fn deliver(
+        &self,
+        on: &NodeName,
+        ensure: &HostEnsure,
+        progress: &mut dyn FnMut(String),
+    ) -> Result<(), HostError> {
+        let (HostEnsure::Bundle { id }, Some(dir)) = (ensure, &self.common.bundle) else {
+            return Ok(());
+        };
+        let deliver = async {
+            let access = self.host(on)?.way.look()?;
+            LocalBundle::open(dir, id)?
+                .deliver(&self.common.control, &access, progress)
+                .await
+        };
+        deliver.await.map_err(|failure| host_error(on, &failure))
+    }
+
+    /// A recipient, by either of the calls that end with one.
+    async fn recipient_by(&self, on: &NodeName, call: &Call) -> Result<Recipient, HostError> {
+        self.request(
+            on,
+            Purpose::Act,
+            call,
+            QUESTION_MAX,
+            &mut |answer| match answer {
+                Answer::Recipient(recipient) => Heard::End(Ok(recipient)),
+                Answer::Failed { error } => Heard::End(Err(failed(on, &error))),
+                _ => Heard::Strange("a recipient"),
+            },
+        )
+        .await
+    }
+
     /// As [`Self::ask`], for what a host can refuse: the outer error is the way there, the inner one the host's.
     async fn request<T>(
         &self,
@@ -427,18 +462,13 @@ impl Hosts for SshHosts {
 
     async fn recipient(&self, on: &NodeName) -> Result<Recipient, HostError> {
         // On the channel that will carry what is sealed to it: the identity lives in that session.
-        self.request(
-            on,
-            Purpose::Act,
-            &Call::Recipient,
-            QUESTION_MAX,
-            &mut |answer| match answer {
-                Answer::Recipient(recipient) => Heard::End(Ok(recipient)),
-                Answer::Failed { error } => Heard::End(Err(failed(on, &error))),
-                _ => Heard::Strange("a recipient"),
-            },
-        )
-        .await
+        self.recipient_by(on, &Call::Recipient).await
+    }
+
+    async fn ticket(&self, on: &NodeName, ensure: &HostEnsure) -> Result<Recipient, HostError> {
+        self.deliver(on, ensure, &mut |line| tracing::debug!(%on, "{line}"))
+            .await?;
+        self.recipient_by(on, &Call::Ticket).await
     }
 
     async fn seal(
@@ -480,15 +510,7 @@ impl Hosts for SshHosts {
         request: Request,
         progress: &mut dyn FnMut(String),
     ) -> Result<Outcome, HostError> {
-        if let (HostEnsure::Bundle { id }, Some(dir)) = (&request.ensure, &self.common.bundle) {
-            let deliver = async {
-                let access = self.host(on)?.way.look()?;
-                LocalBundle::open(dir, id)?
-                    .deliver(&self.common.control, &access, progress)
-                    .await
-            };
-            deliver.await.map_err(|failure| host_error(on, &failure))?;
-        }
+        self.deliver(on, &request.ensure, progress).await?;
         let within = Ensure::Host(request.ensure.clone()).patience() + ENSURE_SLACK;
         let purpose = if request.sealed.is_empty() {
             Purpose::Act

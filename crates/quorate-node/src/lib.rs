@@ -29,6 +29,7 @@ mod seal;
 mod serve;
 mod session;
 mod shown;
+mod ticket;
 mod token;
 mod utc;
 

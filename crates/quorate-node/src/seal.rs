@@ -1,5 +1,5 @@
-//! What one host gives another: sealed to an age recipient that the receiver made for this session and whose identity never leaves its
-//! memory. The types that hold plaintext have neither `Debug` nor `Serialize`, and wipe themselves. Start at [`Identity`].
+//! What one host gives another: sealed to an age recipient that the receiver made for this session, or for a request that somebody else
+//! carries (see `ticket`), and whose identity never leaves its memory. The types that hold plaintext have neither `Debug` nor `Serialize`, and wipe themselves. Start at [`Identity`].
 
 use age::x25519;
 use quorate_plan::{Sealed, admit::Recipient};
@@ -49,7 +49,7 @@ pub enum SealError {
     },
 }
 
-/// This session's identity.
+/// The identity of a session, or of a ticket.
 pub(crate) struct Identity(x25519::Identity);
 
 impl Identity {
@@ -59,6 +59,17 @@ impl Identity {
 
     pub(crate) fn recipient(&self) -> Recipient {
         Recipient(self.0.to_public().to_string())
+    }
+
+    /// What it is kept as, for a ticket.
+    pub(crate) fn reveal(&self) -> Zeroizing<String> {
+        use age::secrecy::ExposeSecret as _;
+        Zeroizing::new(self.0.to_string().expose_secret().to_owned())
+    }
+
+    /// One that was kept. `None`: that is none.
+    pub(crate) fn revealed(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
     }
 
     fn open(&self, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, SealError> {

@@ -2,10 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use quorate_plan::{
-    Request,
-    wire::{Answer, Call, GREETING},
-};
+use quorate_plan::wire::{Answer, Call, Carried, GREETING};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
@@ -139,19 +136,19 @@ fn outlive_hangup() {
 }
 
 /// Answers one request without a session around it, as configuration management asks: the fence must have been taken on this host
-/// before. Nothing can be sealed to it.
+/// before, and a ticket been issued for it.
 ///
 /// # Errors
 /// When our own binary cannot be read; everything else is in the answer.
 pub async fn run(
-    request: Request,
+    carried: Carried,
     paths: Paths,
     progress: &mut dyn FnMut(String),
 ) -> Result<Answer, ServeError> {
     let session = Session::begin(paths).map_err(ServeError::Binary)?;
     let (send, mut news) = mpsc::unbounded_channel();
     let sender = Progress(send);
-    let answering = session.answer(Call::Ensure(Box::new(request)), &sender);
+    let answering = session.carried(carried, &sender);
     tokio::pin!(answering);
     loop {
         tokio::select! {
@@ -167,7 +164,8 @@ mod tests {
     use std::{collections::BTreeMap, fs::File};
 
     use quorate_plan::{
-        Claim, Fence, HostEnsure, Observation, Operator,
+        Claim, Fence, HostEnsure, Observation, Operator, Request, Seen,
+        kubeadm::Peer,
         observation::{HostMark, Look},
         wire::{FRAME_BYTES_MAX, Outcome},
     };
@@ -412,19 +410,84 @@ mod tests {
     #[tokio::test]
     async fn one_request_without_a_session() {
         let machine = testing::machine();
-        let Call::Ensure(request) = prepare(1) else {
-            unreachable!()
+        let ask = async |ticket: Answer| {
+            let (Answer::Recipient(ticket), Call::Ensure(request)) = (ticket, prepare(1)) else {
+                panic!("no ticket");
+            };
+            let carried = Carried {
+                ticket,
+                request: *request,
+            };
+            run(carried, machine.paths.clone(), &mut drop)
+                .await
+                .unwrap()
         };
-        let mut lines = Vec::new();
-        let answer = run(*request.clone(), machine.paths.clone(), &mut |l| {
-            lines.push(l)
-        })
-        .await;
-        assert!(matches!(answer.unwrap(), Answer::Failed { .. }));
+        let mut channel = open(&machine).await;
+        let ticket = channel.ask(&Call::Ticket).await;
+        let Answer::Failed { error } = ask(ticket).await else {
+            panic!("acted without a claim");
+        };
+        assert!(error.contains("expected token 1 to be granted"), "{error}");
+        channel.ask(&claim(1, "ann")).await;
+        let ticket = channel.ask(&Call::Ticket).await;
+        channel.close().await.unwrap();
+        outcome(ask(ticket.clone()).await);
+        let Answer::Failed { error } = ask(ticket).await else {
+            panic!("a ticket was good twice");
+        };
+        assert!(error.contains("not used yet"), "{error}");
+    }
+
+    /// What a guard believes must not get younger on its way: a laptop that slept hands over what it saw before.
+    #[tokio::test]
+    async fn testimony_grows_older_on_its_way() {
+        let machine = testing::machine();
         let mut channel = open(&machine).await;
         channel.ask(&claim(1, "ann")).await;
+        let Answer::Recipient(ticket) = channel.ask(&Call::Ticket).await else {
+            panic!("no ticket");
+        };
         channel.close().await.unwrap();
-        let answer = run(*request, machine.paths.clone(), &mut |l| lines.push(l)).await;
-        outcome(answer.unwrap());
+        // Issued two minutes earlier than it was.
+        let file = machine.paths.run("tickets").join(&ticket.0);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (issued, identity) = text.split_once(' ').unwrap();
+        let issued: u64 = issued.parse().unwrap();
+        let earlier = issued.checked_sub(120_000).expect("booted two minutes ago");
+        std::fs::write(&file, format!("{earlier} {identity}")).unwrap();
+        machine.write(
+            "/var/lib/quorate/mark.json",
+            r#"{"cluster":"demo","node":"lb-1","disposable":true}"#,
+        );
+        let backend = Peer {
+            name: "cp-1".parse().unwrap(),
+            address: [10, 0, 0, 1].into(),
+        };
+        let view = testing::ready_api();
+        let mut testimony = Observation::default();
+        testimony
+            .api
+            .insert(backend.name.clone(), Seen::now(Some(view)));
+        let carried = Carried {
+            ticket,
+            request: Request {
+                fence: Fence(1),
+                ensure: HostEnsure::Backend {
+                    backend,
+                    address: ([10, 0, 0, 1], 6443).into(),
+                },
+                change: None,
+                sealed: vec![],
+                accepted: [].into(),
+                testimony,
+            },
+        };
+        let answer = run(carried, machine.paths.clone(), &mut drop)
+            .await
+            .unwrap();
+        let Answer::Refused(refusal) = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(refusal.to_string().contains("a fresh look"), "{refusal}");
     }
 }

@@ -11,7 +11,7 @@ use quorate_plan::{
     Claim, Ensure, Fence, HostEnsure, NodeName, Refusal, Request, Seen, admit,
     observation::{Fencing, HostReport, Look},
     standing::{Difference, differences},
-    wire::{Answer, Call, Outcome},
+    wire::{Answer, Call, Carried, Outcome},
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ use crate::{
     kubeadm::Private,
     paths::Paths,
     seal::Identity,
-    shown,
+    shown, ticket,
 };
 
 /// One operator's session.
@@ -93,6 +93,7 @@ impl Session {
             Call::Claim(claim) => self.claim(*claim),
             Call::Release(fence) => self.release(fence),
             Call::Recipient => Ok(Answer::Recipient(self.identity().recipient())),
+            Call::Ticket => ticket::issue(&self.paths).map(Answer::Recipient),
             Call::Seal { fence, what, to } => match self.in_force(fence) {
                 Ok(_) => Box::pin(give(&self.paths, &what, &to))
                     .await
@@ -107,6 +108,26 @@ impl Session {
                 error: shown::chain(&err),
             },
         })
+    }
+
+    /// Answers a request that somebody else carried here.
+    pub(crate) async fn carried(&self, carried: Carried, progress: &Progress) -> Answer {
+        let Carried {
+            ticket,
+            mut request,
+        } = carried;
+        let ticket = match ticket::take(&self.paths, &ticket) {
+            Ok(ticket) => ticket,
+            Err(err) => {
+                return Answer::Failed {
+                    error: shown::chain(&err),
+                };
+            }
+        };
+        request.testimony.grow_older(ticket.age);
+        // A session that answers one request has no identity yet; one that has was asked for a recipient, and keeps that.
+        let _kept = self.identity.set(ticket.identity);
+        self.answer(Call::Ensure(Box::new(request)), progress).await
     }
 
     fn identity(&self) -> &Identity {
@@ -334,7 +355,7 @@ impl From<FenceError> for ActionError {
 }
 
 /// Time that no clock setting changes.
-fn since_boot_ms() -> u64 {
+pub(crate) fn since_boot_ms() -> u64 {
     let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

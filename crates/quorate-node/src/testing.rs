@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use quorate_plan::{
-    Claim, Fence, Goal, Intent, Observation, Operator, Spec,
+    Claim, Fence, Goal, Intent, Missing, Observation, Operator, Seen, Spec,
     intent::BundleRef,
-    observation::EndpointName,
+    observation::{ApiView, EndpointName, Readyz},
     spec::{BalancerSpec, BringUp, Cni, NetworkSpec, Provider},
 };
 
@@ -129,5 +129,28 @@ pub(crate) fn intent() -> Intent {
         goal: Goal::Converge,
         accepted: [].into(),
         retired: [].into(),
+    }
+}
+
+/// An apiserver that says it is ready, and tells nothing else.
+pub(crate) fn ready_api() -> ApiView {
+    fn untold<T>() -> Seen<T> {
+        Seen::Unknown(Missing::not_looked("the API's contents"))
+    }
+    ApiView {
+        readyz: Readyz {
+            ready: true,
+            status: 200,
+            failing: [].into(),
+        },
+        version: "1.35.4".into(),
+        nodes: untold(),
+        endpoints: untold(),
+        kubeadm: untold(),
+        cluster_info: untold(),
+        workloads: untold(),
+        notes: untold(),
+        tokens: untold(),
+        uploaded_certs: untold(),
     }
 }

@@ -76,6 +76,21 @@ impl Sightings {
 }
 
 impl Observation {
+    /// Everything was seen that much longer ago: it was on its way.
+    pub fn grow_older(&mut self, by: Duration) {
+        let Self {
+            hosts,
+            etcd,
+            api,
+            infra,
+            sightings: _,
+        } = self;
+        hosts.values_mut().for_each(|seen| seen.grow_older(by));
+        etcd.values_mut().for_each(|seen| seen.grow_older(by));
+        api.values_mut().for_each(|seen| seen.grow_older(by));
+        infra.values_mut().for_each(|seen| seen.grow_older(by));
+    }
+
     /// The facts of `node`.
     ///
     /// # Errors

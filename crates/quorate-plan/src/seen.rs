@@ -57,6 +57,14 @@ impl<T> Seen<T> {
         }
     }
 
+    /// It was seen that much longer ago.
+    pub fn grow_older(&mut self, by: Duration) {
+        match self {
+            Self::Known { age, .. } => *age = age.saturating_add(by),
+            Self::Unknown(_) => {}
+        }
+    }
+
     /// The same sighting of a part or consequence of the value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Seen<U> {
         match self {

@@ -29,6 +29,9 @@ pub enum Call {
     Release(Fence),
     /// Make an ephemeral recipient for what other hosts will seal to this one. Ends with [`Answer::Recipient`].
     Recipient,
+    /// Issue a ticket for a request that comes by another way, as a [`Carried`]: a recipient that is kept for it. Ends with
+    /// [`Answer::Recipient`].
+    Ticket,
     /// Seal something to another host. Ends with [`Answer::Sealed`] or [`Answer::Failed`].
     Seal {
         /// The operator's token: making a join token is an effect.
@@ -51,7 +54,7 @@ pub enum Answer {
     Report(Box<HostReport>),
     /// To [`Call::Claim`] and [`Call::Release`]: the fence as it is now.
     Claimed(Box<Fencing>),
-    /// To [`Call::Recipient`].
+    /// To [`Call::Recipient`] and [`Call::Ticket`].
     Recipient(Recipient),
     /// To [`Call::Seal`].
     Sealed(Sealed),
@@ -75,6 +78,16 @@ pub enum Answer {
         /// What was expected, what was seen; several lines where a tool said something, escaped and capped.
         error: String,
     },
+}
+
+/// A request that somebody else carries to its host, as configuration management does: what `quorate node run` reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Carried {
+    /// What the host issued for it, before the testimony was told: the host adds the time since then to all ages.
+    pub ticket: Recipient,
+    /// The request.
+    pub request: Request,
 }
 
 /// What an action did.

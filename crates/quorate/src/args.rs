@@ -79,6 +79,8 @@ pub enum Command {
     Journal(commands::journal::Command),
     #[command(subcommand)]
     Lock(commands::lock::Command),
+    Requests(commands::requests::Arguments),
+    Hosts(commands::hosts::Arguments),
     Explain(commands::explain::Arguments),
     Schema(commands::schema::Arguments),
     Completion(commands::completion::Arguments),

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod console;
 pub mod exit;
 pub mod failure;
+pub mod fence_file;
 pub mod interrupts;
 pub mod known;
 pub mod reach;
@@ -112,10 +113,12 @@ async fn command(
         Command::Local(command) => commands::local::run(command, console).await,
         Command::Lb(command) => commands::lb::run(command, console).await,
         Command::Drill(command) => commands::drill::run(command, console).await,
-        Command::Node(command) => commands::node::run(command).await,
+        Command::Node(command) => commands::node::run(command, console).await,
         Command::Lint(command) => commands::lint::run(command, console, reach).await,
         Command::Journal(command) => commands::journal::run(command, console, reach),
         Command::Lock(command) => commands::lock::run(command, console, reach).await,
+        Command::Requests(arguments) => commands::requests::run(arguments, console, reach).await,
+        Command::Hosts(arguments) => commands::hosts::run(arguments, console, reach),
         Command::Explain(arguments) => commands::explain::run(arguments, console),
         Command::Schema(arguments) => commands::schema::run(arguments, console),
         Command::Completion(arguments) => commands::completion::run(arguments, console),

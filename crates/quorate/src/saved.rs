@@ -97,32 +97,43 @@ impl SavedPlan {
     /// # Errors
     /// When it was made with other components or another binary than are here.
     pub fn cluster(&self, directories: Directories) -> Result<ClusterFile, Failure> {
-        let cluster = ClusterFile {
-            path: self.cluster_file.clone(),
-            spec: self.intent.spec.clone(),
-            warnings: Vec::new(),
-            directories,
-        };
-        let now = cluster.intent(self.intent.goal.clone(), &[])?;
-        let differs = |what: &str, saved: &str, here: &str| {
-            Failure::new(
-                Exit::Refused,
-                format!("the plan was made with {what} {saved}, here is {here}"),
-            )
-            .hint("plan again: `quorate plan --out FILE`")
-        };
-        if now.bundle.id != self.intent.bundle.id {
-            return Err(differs(
-                "the bundle",
-                &self.intent.bundle.id,
-                &now.bundle.id,
-            ));
-        }
-        if now.binary != self.intent.binary {
-            return Err(differs("the binary", &self.intent.binary, &now.binary));
-        }
-        Ok(cluster)
+        let again = "plan again: `quorate plan --out FILE`";
+        cluster_of(&self.cluster_file, &self.intent, "plan", again, directories)
     }
+}
+
+/// The cluster that a kept intent is for, as far as it is needed to reach it.
+///
+/// # Errors
+/// When it was made with other components or another binary than are here: `what` was, and `again` says how to make another.
+pub fn cluster_of(
+    file: &Path,
+    intent: &Intent,
+    what: &str,
+    again: &str,
+    directories: Directories,
+) -> Result<ClusterFile, Failure> {
+    let cluster = ClusterFile {
+        path: file.to_owned(),
+        spec: intent.spec.clone(),
+        warnings: Vec::new(),
+        directories,
+    };
+    let now = cluster.intent(intent.goal.clone(), &[])?;
+    let differs = |part: &str, saved: &str, here: &str| {
+        Failure::new(
+            Exit::Refused,
+            format!("the {what} was made with {part} {saved}, here is {here}"),
+        )
+        .hint(again)
+    };
+    if now.bundle.id != intent.bundle.id {
+        return Err(differs("the bundle", &intent.bundle.id, &now.bundle.id));
+    }
+    if now.binary != intent.binary {
+        return Err(differs("the binary", &intent.binary, &now.binary));
+    }
+    Ok(cluster)
 }
 
 /// Where two plans differ: lines beginning with `-` are in the first only, with `+` in the second only. Empty: they are equal.

@@ -3,6 +3,7 @@
 //! `quorate-live CASE` runs one; `cargo xtask test` runs them in their tiers. Start at [`CASES`]; what a case has at hand is in
 //! [`stage`]. Every case makes its own hosts and removes them again, also after a failure, and compares the machine before and after.
 
+mod ansible;
 mod bad_hosts;
 mod bare;
 mod bench;
@@ -104,6 +105,13 @@ const CASES: &[Case] = &[
         budget_s: 540,
         about: "every drill in rounds: leader, follower, a master by name, power and freeze; reports as JSON; refused drills",
         run: drills::run,
+    },
+    Case {
+        name: "ansible",
+        full: true,
+        budget_s: 900,
+        about: "blank hosts become a cluster by the Ansible collection, after a play that is killed; a second play and apply have nothing to do",
+        run: ansible::run,
     },
     Case {
         name: "readme",

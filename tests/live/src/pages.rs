@@ -53,14 +53,20 @@ pub struct Reading<'a> {
     pub after: &'a dyn Fn(&mut Stage, &str) -> Result<()>,
 }
 
-/// Runs every block that names this case, in the order of the pages. A command that fails ends it: the next ones build upon it.
-pub fn run(stage: &mut Stage, case: &str, reading: &Reading<'_>) -> Result<()> {
+/// A folder with the programs that pages name, made where it is missing.
+pub fn programs(stage: &Stage) -> Result<PathBuf> {
     let programs = stage.directory.join("programs");
     if !programs.exists() {
         fs::create_dir(&programs)?;
         symlink(&stage.quorate, programs.join("quorate"))?;
         symlink(stage.bundle.join("bin/kubectl"), programs.join("kubectl"))?;
     }
+    Ok(programs)
+}
+
+/// Runs every block that names this case, in the order of the pages. A command that fails ends it: the next ones build upon it.
+pub fn run(stage: &mut Stage, case: &str, reading: &Reading<'_>) -> Result<()> {
+    let programs = programs(stage)?;
     for (page, block) in of(case)? {
         stage.say(&format!("{}, line {}", page.display(), block.line));
         for shown in &block.commands {

@@ -128,7 +128,7 @@ fn swap(stage: &mut Stage, hosts: &Bare, file: &str, api: &Api) -> Result<()> {
 }
 
 /// A key pair for a user who is not root: the private half's path, the public half.
-fn operators_key(stage: &Stage) -> Result<(String, String)> {
+pub fn operators_key(stage: &Stage) -> Result<(String, String)> {
     let path = stage.directory.join("ops_key");
     let mut keygen = std::process::Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "ops", "-f"]);

@@ -318,6 +318,10 @@ impl Hosts for &Fake {
         Ok(Recipient(format!("age1{on}")))
     }
 
+    async fn ticket(&self, on: &NodeName, _ensure: &HostEnsure) -> Result<Recipient, HostError> {
+        self.recipient(on).await
+    }
+
     async fn seal(
         &self,
         _fence: Fence,

@@ -45,7 +45,7 @@ pub fn serve() {
                 highest: held,
                 holder: "somebody".into(),
             }))),
-            Call::Recipient => answer(&Answer::Recipient(Recipient("age1x".into()))),
+            Call::Recipient | Call::Ticket => answer(&Answer::Recipient(Recipient("age1x".into()))),
             Call::Seal { to, .. } => answer(&Answer::Sealed(Sealed(format!("to {}", to.0)))),
             Call::Ensure(request) => ensure(&request.ensure),
         }

@@ -9,7 +9,8 @@ use std::{
 
 use quorate_exec::{HostError, Hosts, Infra, InfraError, World as Seams};
 use quorate_plan::{
-    Claim, Fence, Handover, InfraEnsure, Missing, NodeName, Operator, Request, Sealed, Seen,
+    Claim, Fence, Handover, HostEnsure, InfraEnsure, Missing, NodeName, Operator, Request, Sealed,
+    Seen,
     admit::Recipient,
     observation::{Fencing, HostReport, InfraView, Power},
     wire::Outcome,
@@ -354,6 +355,12 @@ impl Hosts for MemoryHosts {
     async fn recipient(&self, on: &NodeName) -> Result<Recipient, HostError> {
         self.0
             .exchange(on, "recipient", |inner| inner.world.recipient(on))
+            .await
+    }
+
+    async fn ticket(&self, on: &NodeName, _ensure: &HostEnsure) -> Result<Recipient, HostError> {
+        self.0
+            .exchange(on, "ticket", |inner| inner.world.recipient(on))
             .await
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use quorate_exec::{HostError, Hosts as Seam, fence};
 use quorate_plan::{
-    Claim, Fence, Handover, NodeName, Request, Sealed, Seen,
+    Claim, Fence, Handover, HostEnsure, NodeName, Request, Sealed, Seen,
     admit::Recipient,
     observation::{Fencing, HostReport},
     refusal::{Refusal, RefusalCode},
@@ -206,6 +206,10 @@ impl Seam for Gates<'_> {
     }
 
     async fn recipient(&self, _on: &NodeName) -> Result<Recipient, HostError> {
+        unreachable!("a fence is taken before anything is handed over")
+    }
+
+    async fn ticket(&self, _on: &NodeName, _ensure: &HostEnsure) -> Result<Recipient, HostError> {
         unreachable!("a fence is taken before anything is handed over")
     }
 

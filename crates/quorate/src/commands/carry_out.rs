@@ -190,7 +190,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
 }
 
 /// Whatever becomes of the run, the ways to the hosts that it is about stay known.
-fn begun(cluster: &ClusterFile, intent: &Intent) -> Result<(), Failure> {
+pub(super) fn begun(cluster: &ClusterFile, intent: &Intent) -> Result<(), Failure> {
     let state = cluster.state();
     let mut known = Known::read(&state)?;
     known.begin(intent);
@@ -198,7 +198,7 @@ fn begun(cluster: &ClusterFile, intent: &Intent) -> Result<(), Failure> {
 }
 
 /// The goal was reached: hosts that were reset are forgotten, and those that nobody could reset are named.
-fn reached(
+pub(super) fn reached(
     cluster: &ClusterFile,
     intent: &Intent,
     seen: &Observation,
@@ -226,7 +226,7 @@ fn reached(
 
 /// Ends an operation that nobody is at and of which nothing is left to do, so that it is in no other operator's way. Says whether there was
 /// one. A host that cannot be told goes on naming it: whoever comes next tells it.
-async fn end_left_over<H: Hosts, I: Infra>(
+pub(super) async fn end_left_over<H: Hosts, I: Infra>(
     intent: &Intent,
     world: &World<H, I>,
     seen: &Observation,
@@ -298,7 +298,11 @@ pub(super) const DIFFERENCES_MAX: usize = 16;
 ///
 /// # Errors
 /// When they are not: nothing was done yet.
-fn whole_components(cluster: &ClusterFile, plan: &Plan, console: &Console) -> Result<(), Failure> {
+pub(super) fn whole_components(
+    cluster: &ClusterFile,
+    plan: &Plan,
+    console: &Console,
+) -> Result<(), Failure> {
     let brought = plan
         .stages
         .iter()

@@ -1,4 +1,5 @@
-//! `quorate lock`: which operation is in force on the hosts, and how to end one whose operator is gone.
+//! `quorate lock`: which operation is in force on the hosts, how to end one whose operator is gone, and how to hold one over several
+//! commands.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,6 +8,7 @@ use quorate_exec::{Hosts as _, identity, observe};
 use quorate_plan::{NodeName, Observation, observation::Fencing};
 use serde::Serialize;
 
+use super::take;
 use crate::{
     args::{FileArgument, Output, OutputArgument},
     cluster::ClusterFile,
@@ -22,12 +24,22 @@ use crate::{
 #[command(before_help = "\
 Examples:
   quorate lock show
-  quorate lock break                         after making sure that its operator is gone")]
+  quorate lock break                         after making sure that its operator is gone
+  quorate lock take --out demo.fence         for requests that Ansible hands over")]
 pub enum Command {
     /// Show the operation in force: who, which verb, on which hosts, connected or not.
     Show(ShowArguments),
     /// End an operation whose operator is gone. What was done stands; `apply` goes on from there.
     Break(BreakArguments),
+    /// Take the fence for making a cluster what its file says, and keep it in a file.
+    ///
+    /// For requests that somebody else hands to the hosts, as the Ansible collection does: `quorate requests FILE` says what is next.
+    /// Nothing is taken where there is nothing to do. The hosts keep the operation, so that `quorate apply` can finish it.
+    Take(take::TakeArguments),
+    /// Give a fence back that was kept in a file: the operation is over.
+    ///
+    /// When it is not over, keep it: any operator's machine can finish it, and no other verb begins meanwhile.
+    Release(take::ReleaseArguments),
 }
 
 /// Which cluster.
@@ -67,6 +79,8 @@ pub async fn run(
     match command {
         Command::Show(arguments) => show(arguments, console, reach).await,
         Command::Break(arguments) => break_it(arguments, console, reach).await,
+        Command::Take(arguments) => take::take(arguments, console, reach).await,
+        Command::Release(arguments) => take::release(arguments, console, reach).await,
     }
 }
 
