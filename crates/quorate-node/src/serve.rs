@@ -145,6 +145,7 @@ pub async fn run(
     paths: Paths,
     progress: &mut dyn FnMut(String),
 ) -> Result<Answer, ServeError> {
+    outlive_hangup();
     let session = Session::begin(paths).map_err(ServeError::Binary)?;
     let (send, mut news) = mpsc::unbounded_channel();
     let sender = Progress(send);

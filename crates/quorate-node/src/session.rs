@@ -150,6 +150,8 @@ impl Session {
 
     fn release(&self, fence: Fence) -> Result<Answer, ActionError> {
         let fencing = Fences::new(&self.paths).release(fence)?;
+        // What was asked for in the operation that is over, and never came.
+        ticket::forget(&self.paths)?;
         *self.held.lock().expect("nobody panics with it") = Holding::Not;
         Ok(Answer::Claimed(Box::new(fencing)))
     }

@@ -87,6 +87,14 @@ fn take_at(paths: &Paths, recipient: &Recipient, now_ms: u64) -> Result<Ticket, 
     Ok(ticket)
 }
 
+/// Forgets all of them.
+///
+/// # Errors
+/// When they cannot be removed.
+pub(crate) fn forget(paths: &Paths) -> Result<(), FileError> {
+    durable::remove_folder(&paths.run(FOLDER))
+}
+
 /// `None`: there is none, or what is there is none.
 fn read(path: &Path, now_ms: u64) -> Result<Option<Ticket>, FileError> {
     let Some(bytes) = durable::read(path)?.map(Zeroizing::new) else {
@@ -166,6 +174,9 @@ mod tests {
         let kept = issue_at(&machine.paths, late).unwrap();
         assert!(!place(&machine.paths, &forgotten).unwrap().exists());
         take_at(&machine.paths, &kept, late).unwrap();
+        let unused = issue_at(&machine.paths, late).unwrap();
+        forget(&machine.paths).unwrap();
+        assert!(take_at(&machine.paths, &unused, late).is_err());
     }
 
     #[test]
