@@ -1,6 +1,12 @@
 //! Live cases: chosen here, run by `tests/live`, each within a time budget of its own.
 
-use std::{fmt, path::Path, process::Command, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -147,7 +153,7 @@ pub fn run(
     case: &Case,
     quorate: &Path,
     bundle: &Path,
-    ansible: Option<&Path>,
+    environment: &[(&'static str, PathBuf)],
 ) -> Result<Outcome> {
     let title = format!("Live: {}", case.name);
     let mut command = Command::new(program);
@@ -155,10 +161,8 @@ pub fn run(
         .arg(&case.name)
         .current_dir(crate::build::root())
         .env("QUORATE_BINARY", quorate)
-        .env("QUORATE_BUNDLE", bundle);
-    if let Some(ansible) = ansible {
-        command.env("QUORATE_ANSIBLE", ansible);
-    }
+        .env("QUORATE_BUNDLE", bundle)
+        .envs(environment.iter().map(|(name, value)| (name, value)));
     let outcome = progress.run_within(&title, &mut command, case.budget * 2);
     let log = crate::progress::log_path(&title)?;
     let text = std::fs::read_to_string(&log)

@@ -85,8 +85,8 @@ struct Test<'a> {
     failures: Vec<String>,
     /// Cases among them that were green on this commit before.
     green_before: usize,
-    /// Where Ansible is, once it was looked for.
-    ansible: Option<PathBuf>,
+    /// Where each Ansible is, by the variable that tells live cases. None: it was not looked for, or cannot be had here.
+    plays: Vec<(&'static str, PathBuf)>,
 }
 
 /// What live cases run.
@@ -117,7 +117,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         skipped: Vec::new(),
         failures: Vec::new(),
         green_before: 0,
-        ansible: None,
+        plays: Vec::new(),
     };
     test.announce(&cases);
     // Packages; quorate and the bundle; format, lints, licences with their tool, the collection with Ansible, tests and the model built and
@@ -129,9 +129,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         terraform::Tier::Quick
     };
-    let steps = 11 + terraform::steps(tier);
+    let steps = 15 + terraform::steps(tier);
     test.progress
-        .expect(3 + if rest { steps } else { usize::from(plays) } + cases.len());
+        .expect(3 + if rest { steps } else { 2 * usize::from(plays) } + cases.len());
     test.packages()?;
     if rest {
         test.checks()?;
@@ -367,7 +367,7 @@ impl Test<'_> {
                 self.green_before += 1;
                 continue;
             }
-            if case.name == PLAYS && self.ansible.is_none() {
+            if case.name == PLAYS && self.plays.is_empty() {
                 let why = format!("live case {}: there is no Ansible here", case.name);
                 self.leave_out(case, "skipped", why);
                 continue;
@@ -383,7 +383,7 @@ impl Test<'_> {
                 case,
                 &ready.quorate,
                 &ready.bundle,
-                self.ansible.as_deref(),
+                &self.plays,
             )?;
             self.failures.extend(failures);
             let took = self.progress.elapsed() - began;

@@ -1,12 +1,14 @@
-//! The Ansible collection over real SSH: blank hosts become a cluster by `site.yml`, though the first play is killed in the middle of it. Then
-//! neither a second play nor `quorate apply` finds anything to do.
+//! The Ansible collection over real SSH: blank hosts become a cluster by `site.yml`, though plays are killed in the middle of it. Then neither
+//! a second play nor `quorate apply` finds anything to do; what somebody turned is shown by a check and turned back by a play; with a master
+//! down no master joins, and with all of them up two do. In the end the same hosts, blank again, become the same cluster by `quorate apply`.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::{fs::symlink, process::CommandExt as _},
     path::PathBuf,
     process::{Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -18,7 +20,8 @@ use nix::{
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    judge::{Api, listings, same},
+    host_state,
+    judge::{Api, ETCDCTL, listings, members, same},
     pages::{self, Reading},
     ssh_serial::{admit_user, operators_key},
     stage::{Stage, finish, said, tail},
@@ -27,6 +30,7 @@ use crate::{
 const NAME: &str = "live-ansible";
 const SUBNET: &str = "172.31.70.0/24";
 const ENDPOINT: &str = "api.live-ansible.internal";
+const MASTERS: [&str; 3] = ["cp-1", "cp-2", "cp-3"];
 const HOSTS: [(&str, u8); 5] = [
     ("cp-1", 11),
     ("cp-2", 12),
@@ -34,37 +38,29 @@ const HOSTS: [(&str, u8); 5] = [
     ("w-1", 101),
     ("lb-1", 201),
 ];
+const LATER: [(&str, u8); 2] = [("cp-4", 14), ("cp-5", 15)];
 
 /// Where Ansible is: `cargo xtask test` installs it.
 const ANSIBLE: &str = "QUORATE_ANSIBLE";
 
+/// Where the oldest one is that the collection works with, which is Debian 12's.
+const OLDEST: &str = "QUORATE_ANSIBLE_OLDEST";
+
+/// The programs of an Ansible, by the variable that names it.
+const PROGRAMS: [(&str, &str); 2] = [
+    (ANSIBLE, "ansible-playbook"),
+    (OLDEST, "ansible-playbook-oldest"),
+];
+
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
-    let ansible =
-        PathBuf::from(std::env::var_os(ANSIBLE).with_context(|| {
-            format!("{ANSIBLE} is not set: run `cargo xtask test --only ansible`")
-        })?);
     let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
     let ops = operators_key(stage)?;
     admit_user(&hosts, "w-1", &ops.1)?;
-    let file = files(stage, &hosts, &ops.0, &ansible)?;
-    let mut trust = vec!["trust".to_owned(), "-f".to_owned(), file.clone()];
-    for (host, _) in HOSTS {
-        trust.extend(["--expect".to_owned(), hosts.fingerprint(host)?]);
-    }
-    stage.succeed(&trust.iter().map(String::as_str).collect::<Vec<_>>())?;
-
+    let file = files(stage, &hosts, &ops.0)?;
+    trust(stage, &hosts, &file, &HOSTS)?;
     let names = HOSTS.map(|(host, _)| host);
-    let blank = listings(&hosts, &names)?;
-    let checked = play(stage, &["--check", "--diff"])?;
-    stage.check("a play in check mode succeeds", checked.status.success());
-    stage.check(
-        "it shows what differs",
-        said(&checked).contains("net.ipv4.ip_forward"),
-    );
-    let looked = listings(&hosts, &names)?;
-    same(stage, "and changed no file on any host", &looked, &blank);
-
+    foreseen(stage, &hosts, &names)?;
     broken_off(stage, &hosts)?;
     let directory = stage.directory.clone();
     let reading = Reading {
@@ -75,7 +71,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     pages::run(stage, "ansible", &reading)?;
 
     let api = Api::of(stage, &file, Some((ENDPOINT, "172.31.70.201")))?;
-    api.whole(stage, &hosts, &["cp-1", "cp-2", "cp-3"], &["w-1"])?;
+    api.whole(stage, &hosts, &MASTERS, &["w-1"])?;
     api.no_join_secrets(stage)?;
     healthy(stage, &file, Duration::from_secs(60))?;
     for (host, _) in HOSTS {
@@ -84,28 +80,166 @@ pub fn run(stage: &mut Stage) -> Result<()> {
             hosts.holds(host, "test -z \"$(ls -A /run/quorate/tickets)\""),
         );
     }
+    nothing_to_do(stage, &hosts, &file, &names)?;
+    turned(stage, &hosts, &names)?;
+    let by_plays = host_state::taken(&hosts, &names)?;
+    grown(stage, &hosts, &file, &api)?;
+    drop(hosts);
+    by_apply(stage, &file, &ops.1, &by_plays)
+}
 
-    let before = listings(&hosts, &names)?;
-    let again = play(stage, &[])?;
+/// A play in check mode on blank hosts.
+fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
+    let blank = listings(hosts, names)?;
+    let checked = play(stage, ANSIBLE, &["--check", "--diff"])?;
+    stage.check("a play in check mode succeeds", checked.status.success());
+    stage.check(
+        "it shows what differs",
+        said(&checked).contains("net.ipv4.ip_forward"),
+    );
+    let looked = listings(hosts, names)?;
+    same(stage, "and changed no file on any host", &looked, &blank);
+    Ok(())
+}
+
+/// Neither a second play nor `quorate apply` changes anything.
+fn nothing_to_do(stage: &mut Stage, hosts: &Bare, file: &str, names: &[&str]) -> Result<()> {
+    let before = listings(hosts, names)?;
+    let again = play(stage, ANSIBLE, &[])?;
     stage.check("a second play succeeds", again.status.success());
-    unchanged(stage, &again, &names);
-    let applied = stage.succeed(&["apply", "--yes", "-f", &file])?;
+    changes(stage, &again, &[]);
+    let applied = stage.succeed(&["apply", "--yes", "-f", file])?;
     stage.check(
         "`quorate apply` says that there is nothing to do",
         said(&applied).contains("nothing to do"),
     );
-    let after = listings(&hosts, &names)?;
+    let after = listings(hosts, names)?;
     same(stage, "neither changed a file on any host", &after, &before);
     Ok(())
 }
 
-/// The cluster file, its inventory, and Ansible with the collection.
-fn files(
+/// What somebody turned on one host: a check says just that and leaves it, a play turns it back and says the same.
+fn turned(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
+    let difference = "net.ipv4.ip_forward: expected 1, seen 0";
+    let turned = "test $(cat /proc/sys/net/ipv4/ip_forward) = 0";
+    hosts.run("w-1", "echo 0 >/proc/sys/net/ipv4/ip_forward")?;
+    let before = listings(hosts, names)?;
+    let checked = play(stage, OLDEST, &["--check", "--diff"])?;
+    stage.check("a check of it succeeds", checked.status.success());
+    changes(stage, &checked, &["w-1"]);
+    stage.check(
+        "the check's difference is the one there is",
+        said(&checked).contains(difference),
+    );
+    stage.check("and it is there still", hosts.holds("w-1", turned));
+    let played = play(stage, OLDEST, &["--diff"])?;
+    stage.check("a play upon it succeeds", played.status.success());
+    // Taking the fence is a change of the first host's: what was done is more than what is asked.
+    changes(stage, &played, &["cp-1", "w-1"]);
+    stage.check(
+        "the play's difference is the same",
+        said(&played).contains(difference),
+    );
+    stage.check("and it is gone", !hosts.holds("w-1", turned));
+    let after = listings(hosts, names)?;
+    same(stage, "no file was changed for it", &after, &before);
+    Ok(())
+}
+
+/// Two masters more in the cluster file. With one of the three down no play lets them join; then they do.
+fn grown(stage: &mut Stage, hosts: &Bare, file: &str, api: &Api) -> Result<()> {
+    for (host, number) in LATER {
+        hosts.grow(host, number)?;
+    }
+    let text = fs::read_to_string(file)?;
+    let added: String = LATER
+        .iter()
+        .map(|(host, number)| format!("  - {{ name: {host}, address: 172.31.70.{number} }}\n"))
+        .collect();
+    let larger = text.replace("workers:\n", &format!("{added}workers:\n"));
+    anyhow::ensure!(larger != text, "the cluster file has workers");
+    fs::write(file, larger)?;
+    trust(stage, hosts, file, &LATER)?;
+
+    hosts.power_off("cp-3")?;
+    let before = members(hosts, "cp-1")?;
+    let refused = play(stage, OLDEST, &[])?;
+    stage.check(
+        "with a master down a play that would let masters join stops",
+        !refused.status.success(),
+    );
+    stage.check(
+        "it says which master it does not see",
+        said(&refused).contains("cp-3"),
+    );
+    stage.check_eq(
+        "etcd's members are the same, and the two that are left have quorum",
+        &members(hosts, "cp-1")?,
+        &before,
+    );
+    for (host, _) in LATER {
+        stage.check(
+            &format!("{host} has no etcd"),
+            hosts.holds(host, "test ! -e /etc/kubernetes/manifests/etcd.yaml"),
+        );
+    }
+    hosts.power_on("cp-3")?;
+    stage.wait(
+        "all three members of etcd are healthy again",
+        Duration::from_secs(120),
+        |_| hosts.holds("cp-1", &format!("{ETCDCTL} endpoint health --cluster")),
+    );
+    let joined = play(stage, OLDEST, &[])?;
+    stage.check(
+        "with it up again the play succeeds",
+        joined.status.success(),
+    );
+    let masters = ["cp-1", "cp-2", "cp-3", "cp-4", "cp-5"];
+    api.whole(stage, hosts, &masters, &["w-1"])?;
+    fs::write(file, text)?;
+    Ok(())
+}
+
+/// The same cluster on the same hosts, blank again, by `quorate apply`.
+fn by_apply(
     stage: &mut Stage,
-    hosts: &Bare,
+    file: &str,
     ops_key: &str,
-    ansible: &std::path::Path,
-) -> Result<String> {
+    by_plays: &BTreeSet<String>,
+) -> Result<()> {
+    stage.succeed(&["local", "destroy", "--cluster", NAME, "--yes"])?;
+    let pinned = format!("state/quorate/clusters/{NAME}/known_hosts");
+    fs::remove_file(stage.directory.join(pinned))?;
+    let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
+    admit_user(&hosts, "w-1", ops_key)?;
+    let root_key = hosts.identity("cp-1")?.display().to_string();
+    let text = fs::read_to_string(file)?;
+    anyhow::ensure!(text.contains(&root_key), "the hosts have another key now");
+    trust(stage, &hosts, file, &HOSTS)?;
+    stage.succeed(&["apply", "--yes", "-f", file])?;
+    healthy(stage, file, Duration::from_secs(60))?;
+    let names = HOSTS.map(|(host, _)| host);
+    let by_apply = host_state::taken(&hosts, &names)?;
+    host_state::same(
+        stage,
+        "hosts are the same, whether a play or `quorate apply` made them",
+        by_plays,
+        &by_apply,
+    );
+    Ok(())
+}
+
+fn trust(stage: &mut Stage, hosts: &Bare, file: &str, which: &[(&str, u8)]) -> Result<()> {
+    let mut trust = vec!["trust".to_owned(), "-f".to_owned(), file.to_owned()];
+    for (host, _) in which {
+        trust.extend(["--expect".to_owned(), hosts.fingerprint(host)?]);
+    }
+    stage.succeed(&trust.iter().map(String::as_str).collect::<Vec<_>>())?;
+    Ok(())
+}
+
+/// The cluster file, its inventory, and Ansible with the collection.
+fn files(stage: &mut Stage, hosts: &Bare, ops_key: &str) -> Result<String> {
     let root_key = hosts.identity("cp-1")?.display().to_string();
     let text = format!(
         "apiVersion: quorate/v1\n\
@@ -140,14 +274,23 @@ fn files(
         directory.join("ansible_collections/quorate/cluster"),
     )?;
     let programs = pages::programs(stage)?;
-    let name = "ansible-playbook";
-    symlink(ansible.join("bin").join(name), programs.join(name))?;
+    for (variable, name) in PROGRAMS {
+        let place = std::env::var_os(variable).with_context(|| {
+            format!("{variable} is not set: run `cargo xtask test --only ansible`")
+        })?;
+        symlink(
+            PathBuf::from(place).join("bin/ansible-playbook"),
+            programs.join(name),
+        )?;
+    }
     Ok(file.display().to_string())
 }
 
-fn playbook(stage: &Stage, more: &[&str]) -> Result<Command> {
+fn playbook(stage: &Stage, which: &str, more: &[&str]) -> Result<Command> {
     let programs = pages::programs(stage)?;
-    let mut command = Command::new(programs.join("ansible-playbook"));
+    let program = PROGRAMS.iter().find(|(variable, _)| *variable == which);
+    let (_, name) = program.context("an Ansible that there is")?;
+    let mut command = Command::new(programs.join(name));
     command.arg("quorate.cluster.site").args(more);
     stage.surroundings(&mut command);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -157,12 +300,14 @@ fn playbook(stage: &Stage, more: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn play(stage: &Stage, more: &[&str]) -> Result<Output> {
-    let output = finish(&mut playbook(stage, more)?)?;
+fn play(stage: &Stage, which: &str, more: &[&str]) -> Result<Output> {
+    let began = Instant::now();
+    let output = finish(&mut playbook(stage, which, more)?)?;
     stage.say(&format!(
-        "ansible-playbook quorate.cluster.site {} -> {}",
+        "{which}: ansible-playbook quorate.cluster.site {} -> {} after {:.1} s",
         more.join(" "),
-        output.status
+        output.status,
+        began.elapsed().as_secs_f64()
     ));
     if !output.status.success() {
         stage.say(&tail(&said(&output), 60));
@@ -170,44 +315,61 @@ fn play(stage: &Stage, more: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-/// A play that is killed when the first master has its etcd: its fence stays on the hosts, and the next play goes on.
+/// Plays that are killed: when the first host has what it runs, when the first master has its etcd, when the second is a learner. The fence
+/// stays on the hosts, and the next play goes on.
 fn broken_off(stage: &mut Stage, hosts: &Bare) -> Result<()> {
-    let log = fs::File::create(stage.directory.join("broken-off.log"))?;
-    let mut child = playbook(stage, &[])?
-        .process_group(0)
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .stdin(Stdio::null())
-        .spawn()
-        .context("failed to start ansible-playbook")?;
-    let founded = stage.wait(
-        "a play is killed when the first master has its etcd",
-        Duration::from_secs(300),
-        |_| hosts.holds("cp-1", "test -e /etc/kubernetes/manifests/etcd.yaml"),
-    );
-    let group = Pid::from_raw(i32::try_from(child.id())?);
-    let _it_may_have_ended = killpg(group, Signal::SIGKILL);
-    child.wait()?;
-    if !founded {
-        let text = fs::read_to_string(stage.directory.join("broken-off.log"))?;
-        stage.say(&tail(&text, 60));
+    let learner = format!("{ETCDCTL} member list | grep -q 'true$'");
+    for (when, condition) in [
+        (
+            "the first master has containerd",
+            "test -e /etc/systemd/system/containerd.service",
+        ),
+        (
+            "it has its etcd",
+            "test -e /etc/kubernetes/manifests/etcd.yaml",
+        ),
+        ("etcd has a learner", learner.as_str()),
+    ] {
+        let log = fs::File::create(stage.directory.join("broken-off.log"))?;
+        let mut child = playbook(stage, ANSIBLE, &[])?
+            .process_group(0)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("failed to start ansible-playbook")?;
+        let came = stage.wait(
+            &format!("a play is killed when {when}"),
+            Duration::from_secs(300),
+            |_| hosts.holds("cp-1", condition),
+        );
+        let group = Pid::from_raw(i32::try_from(child.id())?);
+        let _it_may_have_ended = killpg(group, Signal::SIGKILL);
+        let ended = child.wait()?;
+        stage.check("it had not ended by itself", ended.code().is_none());
+        if !came || ended.code().is_some() {
+            let text = fs::read_to_string(stage.directory.join("broken-off.log"))?;
+            stage.say(&tail(&text, 60));
+        }
     }
     Ok(())
 }
 
-/// Ansible's own account.
-fn unchanged(stage: &mut Stage, output: &Output, names: &[&str]) {
+/// Ansible's own account: these hosts were changed, and no other.
+fn changes(stage: &mut Stage, output: &Output, changed: &[&str]) {
     let text = String::from_utf8_lossy(&output.stdout);
     let recap = text.rsplit("PLAY RECAP").next().unwrap_or_default();
-    for name in names {
-        let counts = recap.lines().find(|line| {
-            line.split(':')
-                .next()
-                .is_some_and(|host| host.trim() == *name)
-        });
-        stage.check(
-            &format!("and says of {name} that nothing was changed: {counts:?}"),
-            counts.is_some_and(|counts| counts.contains("changed=0 ")),
-        );
-    }
+    let counts: BTreeMap<&str, bool> = recap
+        .lines()
+        .filter(|line| line.contains("changed="))
+        .filter_map(|line| {
+            let (host, counts) = line.split_once(':')?;
+            Some((host.trim(), !counts.contains("changed=0 ")))
+        })
+        .collect();
+    let expected: BTreeMap<&str, bool> = HOSTS
+        .iter()
+        .map(|(host, _)| (*host, changed.contains(host)))
+        .collect();
+    stage.check_eq("Ansible says which hosts were changed", &counts, &expected);
 }

@@ -12,6 +12,7 @@ mod bring_up;
 mod drills;
 mod founders;
 mod guard;
+mod host_state;
 mod judge;
 mod killed;
 mod kin;
@@ -110,7 +111,7 @@ const CASES: &[Case] = &[
         name: "ansible",
         full: true,
         budget_s: 900,
-        about: "blank hosts become a cluster by the Ansible collection, after a play that is killed; a second play and apply have nothing to do",
+        about: "blank hosts become a cluster by the Ansible collection, after plays that are killed; masters join, not with one down; apply makes the same hosts",
         run: ansible::run,
     },
     Case {

@@ -275,7 +275,9 @@ impl Stage {
 
     /// Local hosts of that cluster are destroyed in the end, whoever makes them.
     pub fn bare(&mut self, cluster: &str) {
-        self.bare.push(cluster.to_owned());
+        if !self.bare.iter().any(|name| name == cluster) {
+            self.bare.push(cluster.to_owned());
+        }
     }
 
     /// Gives programs a variable more.

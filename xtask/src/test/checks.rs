@@ -1,14 +1,62 @@
 //! What needs no hosts and no tests of cargo's: format, lints, licences, the Ansible collection. Start at [`Test::checks`].
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use anyhow::Result;
 
 use super::Test;
 use crate::build;
 
-/// Ansible as it is tested with, from PyPI.
-const ANSIBLE: &str = "ansible-core==2.19.14 ansible-lint==26.10.1 pytest==9.2.0";
+/// One Ansible that the collection is tested with, from PyPI.
+struct Ansible {
+    /// Its folder below the target directory.
+    folder: &'static str,
+    /// What it is, and what comes with it.
+    packages: &'static str,
+    /// Which program shows that it is there.
+    shown_by: &'static str,
+    /// How live cases are told where it is.
+    variable: &'static str,
+}
+
+/// What `ansible-test sanity` checks with nothing but itself. Its other tests download what they need from their makers' own host.
+const SANITY: &[&str] = &[
+    "action-plugin-docs",
+    "empty-init",
+    "line-endings",
+    "no-assert",
+    "no-get-exception",
+    "no-illegal-filenames",
+    "no-smart-quotes",
+    "replace-urlopen",
+    "shebang",
+    "symlinks",
+    "use-argspec-type-path",
+    "use-compat-six",
+];
+
+impl Ansible {
+    /// The first of its packages.
+    fn core(&self) -> &'static str {
+        self.packages.split(' ').next().unwrap_or(self.packages)
+    }
+}
+
+/// The newest that runs on Debian 12's Python, with the lint; and the oldest that is promised, which is the one Debian 12 has as a package.
+const ANSIBLES: [Ansible; 2] = [
+    Ansible {
+        folder: "ansible",
+        packages: "ansible-core==2.19.14 ansible-lint==26.10.1 pytest==9.2.0",
+        shown_by: "bin/ansible-lint",
+        variable: "QUORATE_ANSIBLE",
+    },
+    Ansible {
+        folder: "ansible-oldest",
+        packages: "ansible-core==2.14.18 pytest==9.2.0",
+        shown_by: "bin/pytest",
+        variable: "QUORATE_ANSIBLE_OLDEST",
+    },
+];
 
 impl Test<'_> {
     /// What needs no machine: format, lints, licences.
@@ -31,61 +79,76 @@ impl Test<'_> {
 
     /// The Ansible collection: its lint with the strictest profile, and its tests, which need no hosts.
     fn collection(&mut self) -> Result<()> {
-        let Some(ansible) = self.ansible()? else {
+        if !self.ansible()? {
             return Ok(());
-        };
-        // Ansible knows a collection by the folders above it.
-        let above = build::target_directory().join("collections/ansible_collections/quorate");
-        let collection = above.join("cluster");
-        std::fs::create_dir_all(&above)?;
-        if !collection.exists() {
-            std::os::unix::fs::symlink(build::root().join("ansible"), &collection)?;
         }
-        let program = |name: &str| {
-            let bin = ansible.join("bin");
+        let target = build::target_directory();
+        // Ansible knows a collection by the folders above it, and follows no link to it. `ansible-test` checks only what Git has, and Git has
+        // nothing below the target directory: so it is a repository of its own.
+        let collection = target.join("collections/ansible_collections/quorate/cluster");
+        let copy = format!(
+            "rm -rf '{0}' && mkdir -p '{0}' && cp -r '{1}/.' '{0}' && cd '{0}' && git init --quiet && git add --all",
+            collection.display(),
+            build::root().join("ansible").display()
+        );
+        self.progress.run(
+            "Copy the Ansible collection",
+            Command::new("sh").args(["-c", &copy]),
+        )?;
+        let program = |folder: &str, name: &str| {
+            let bin = target.join(folder).join("bin");
             let path = std::env::var("PATH").unwrap_or_default();
             let mut command = Command::new(bin.join(name));
             command
                 .current_dir(&collection)
                 .env("PATH", format!("{}:{path}", bin.display()))
                 .env("PYTHONDONTWRITEBYTECODE", "1")
-                .env(
-                    "ANSIBLE_HOME",
-                    build::target_directory().join("ansible-home"),
-                )
-                .env(
-                    "ANSIBLE_COLLECTIONS_PATH",
-                    build::target_directory().join("collections"),
-                );
+                .env("ANSIBLE_HOME", target.join("ansible-home"))
+                .env("ANSIBLE_COLLECTIONS_PATH", target.join("collections"));
             command
         };
         self.progress.run(
             "Lint of the Ansible collection",
-            program("ansible-lint").args(["--offline", "--nocolor"]),
+            program(ANSIBLES[0].folder, "ansible-lint").args(["--offline", "--nocolor"]),
         )?;
         self.tally.add(1, 0, 0);
-        let tests = ["-q", "-p", "no:cacheprovider", "tests/unit"];
+        let sanity = SANITY.iter().flat_map(|test| ["--test", test]);
         self.progress.run(
-            "Tests of the Ansible collection",
-            program("pytest").args(tests),
+            "Sanity of the Ansible collection",
+            program(ANSIBLES[0].folder, "ansible-test")
+                .arg("sanity")
+                .args(sanity)
+                .env("HOME", target.join("ansible-home")),
         )?;
         self.tally.add(1, 0, 0);
+        for ansible in &ANSIBLES {
+            let tests = ["-q", "-p", "no:cacheprovider", "tests/unit"];
+            self.progress.run(
+                &format!("Tests of the Ansible collection with {}", ansible.core()),
+                program(ansible.folder, "pytest").args(tests),
+            )?;
+            self.tally.add(1, 0, 0);
+        }
         Ok(())
     }
 
-    /// Where Ansible is. `None`: it cannot be had here, which was said.
-    pub(super) fn ansible(&mut self) -> Result<Option<PathBuf>> {
-        let place = build::target_directory().join("ansible");
-        if place.join("bin/ansible-lint").is_file() {
-            self.progress.skip("Install Ansible", "there");
-        } else {
+    /// Installs every Ansible. `false`: one cannot be had here, which was said.
+    pub(super) fn ansible(&mut self) -> Result<bool> {
+        for ansible in &ANSIBLES {
+            let place = build::target_directory().join(ansible.folder);
+            let title = format!("Install {}", ansible.core());
+            if place.join(ansible.shown_by).is_file() {
+                self.progress.skip(&title, "there");
+                continue;
+            }
             let script = format!(
-                "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet {ANSIBLE}",
-                place.display()
+                "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet {1}",
+                place.display(),
+                ansible.packages
             );
             let installed = self
                 .progress
-                .build("Install Ansible", Command::new("sh").args(["-c", &script]));
+                .build(&title, Command::new("sh").args(["-c", &script]));
             if let Err(error) = installed {
                 if self.ci {
                     return Err(error);
@@ -94,11 +157,14 @@ impl Test<'_> {
                 self.skip(format!(
                     "lint and tests of the Ansible collection: {error:#}"
                 ));
-                return Ok(None);
+                return Ok(false);
             }
         }
-        self.ansible = Some(place.clone());
-        Ok(Some(place))
+        self.plays = ANSIBLES
+            .iter()
+            .map(|one| (one.variable, build::target_directory().join(one.folder)))
+            .collect();
+        Ok(true)
     }
 
     /// Licences, bans and sources of every dependency.

@@ -1,0 +1,253 @@
+//! What two clusters' hosts have in common: an inventory of files, flags, units and images in which nothing stands that is bound to differ.
+//! Whoever made the cluster, it is the same but for [`EXCEPTIONS`]. Start at [`taken`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use sha2::{Digest as _, Sha256};
+use x509_parser::{extensions::GeneralName, pem::Pem, prelude::FromDer as _};
+
+use crate::{bare::Bare, stage::Stage};
+
+/// What may differ, as the beginning of a line of [`taken`] after the host's name, and why.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    (
+        "file /root/.ansible/",
+        "Ansible's own place for what it copies; `quorate apply` copies nothing there",
+    ),
+    (
+        "file /home/ops/.ansible/",
+        "the same, of the user it logs in as",
+    ),
+    (
+        "file /var/lib/quorate/fence.json",
+        "counts the operations there were, and a play that was broken off is one more",
+    ),
+    (
+        "file /var/lib/quorate/etcd-member.json",
+        "the identity of a member of etcd, which etcd draws",
+    ),
+    (
+        "file /etc/kubernetes/pki/sa.",
+        "a key, drawn when a cluster is made",
+    ),
+];
+
+/// What is no state that anybody asked for: programs' records of their own running, and what the machine made for itself at its first boot.
+const PASSED_OVER: &[&str] = &[
+    "/etc/.updated",
+    "/etc/machine-id",
+    "/etc/ssh/ssh_host_",
+    "/etc/resolv.conf",
+    "/run/",
+    "/tmp/",
+    "/dev/",
+    "/var/cache/",
+    "/var/log/",
+    "/var/tmp/",
+    "/var/lib/cni/",
+    "/var/lib/containerd/",
+    "/var/lib/etcd/member/",
+    "/var/lib/kubelet/pods/",
+    "/var/lib/kubelet/plugins",
+    "/var/lib/kubelet/device-plugins/",
+    "/var/lib/kubelet/pod-resources/",
+    "/var/lib/kubelet/cpu_manager_state",
+    "/var/lib/kubelet/memory_manager_state",
+    "/var/lib/kubelet/dra_manager_state",
+    "/var/lib/kubelet/checkpoints/",
+    "/var/lib/dbus/",
+    "/var/lib/private/",
+    "/var/lib/sudo/",
+    "/var/lib/systemd/",
+];
+
+/// Programs whose flags are compared.
+const PROGRAMS: &str = "containerd kubelet etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy flanneld coredns";
+
+/// One line for each thing: `HOST KIND NAME STATE`.
+///
+/// # Errors
+/// When a host cannot be read.
+pub fn taken(hosts: &Bare, on: &[&str]) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for host in on {
+        for (name, state) in files(&hosts.disk(host)?)? {
+            all.insert(format!("{host} file {name} {state}"));
+        }
+        for line in hosts.run(host, &script())?.lines() {
+            all.insert(format!("{host} {line}"));
+        }
+    }
+    Ok(all)
+}
+
+/// Checks that two inventories are the same but for the exceptions, and shows what differs besides.
+pub fn same(stage: &mut Stage, what: &str, one: &BTreeSet<String>, other: &BTreeSet<String>) {
+    let mut excepted: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut differing = Vec::new();
+    let only = |sign, a: &BTreeSet<String>, b: &BTreeSet<String>| {
+        a.difference(b)
+            .map(|line| (sign, line.clone()))
+            .collect::<Vec<_>>()
+    };
+    for (sign, line) in [only('-', one, other), only('+', other, one)].concat() {
+        let thing = line.split_once(' ').map_or("", |(_, thing)| thing);
+        match EXCEPTIONS
+            .iter()
+            .find(|(begin, _)| thing.starts_with(begin))
+        {
+            Some((begin, _)) => *excepted.entry(begin).or_default() += 1,
+            None => differing.push(format!("{sign} {line}")),
+        }
+    }
+    stage.check(
+        &format!("{what}: {} things", one.len()),
+        differing.is_empty() && one.len() > 200,
+    );
+    for line in differing.iter().take(60) {
+        stage.say(&format!("        {line}"));
+    }
+    for (begin, reason) in EXCEPTIONS {
+        let times = excepted.get(begin).copied().unwrap_or(0);
+        stage.say(&format!(
+            "        {times:>3} lines may differ: {begin}…: {reason}"
+        ));
+    }
+}
+
+fn script() -> String {
+    format!(
+        "for name in {PROGRAMS}; do for pid in $(pgrep -x \"$(echo $name | cut -c1-15)\"); do \
+           test -e /proc/$pid/cmdline && echo flags $(tr '\\0' ' ' </proc/$pid/cmdline); done; done; \
+         systemctl list-unit-files --no-legend --state=enabled,enabled-runtime,masked | awk '{{ print \"unit \" $1 \" \" $2 }}'; \
+         for unit in containerd kubelet quorate-lb keepalived; do echo runs $unit $(systemctl is-active $unit); done; \
+         sed -n 's/^\\([a-z][^ =]*\\) *=.*/\\1/p' /etc/sysctl.d/*.conf | sort -u | while read name; do \
+           echo setting $name $(sysctl -n $name 2>&1); done; \
+         ! command -v ctr >/dev/null || ctr -n k8s.io images ls -q | grep -v '^sha256:' | sed 's/^/image /'"
+    )
+}
+
+/// What a host has written, by name: kind, mode, owner, and what is in it.
+fn files(upper: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![upper.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder)
+            .with_context(|| format!("failed to list {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            let name = format!("/{}", path.strip_prefix(upper)?.display());
+            if PASSED_OVER.iter().any(|begin| name.starts_with(begin)) {
+                continue;
+            }
+            // What is gone when it is read was on its way, and nothing that lasts.
+            let Ok(about) = path.symlink_metadata() else {
+                continue;
+            };
+            let kind = about.file_type();
+            let holds = if kind.is_dir() {
+                folders.push(path);
+                // A folder is told by what is in it; one whose mode was changed by a neighbour is not of interest.
+                continue;
+            } else if kind.is_symlink() {
+                fs::read_link(&path)?.display().to_string()
+            } else if kind.is_file() {
+                let Ok(bytes) = fs::read(&path) else {
+                    continue;
+                };
+                held(&name, &bytes)
+            } else {
+                // A whiteout of the overlay: the file was deleted.
+                "special".to_owned()
+            };
+            found.insert(
+                name,
+                format!("{:o} {}:{} {holds}", about.mode(), about.uid(), about.gid()),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// What is in a file: its hash, with everything that is drawn by chance or of a day left out of a text.
+fn held(name: &str, bytes: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return hash(bytes);
+    };
+    if text.contains("-----BEGIN") {
+        return pems(text);
+    }
+    if name.ends_with(".conf") && text.contains("client-key")
+        || text.contains("certificate-authority-data")
+    {
+        return hash(without_keys(text).as_bytes());
+    }
+    hash(bytes)
+}
+
+fn hash(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Certificates told by what they say, keys by being there.
+fn pems(text: &str) -> String {
+    let told = Pem::iter_from_buffer(text.as_bytes()).map(|pem| match pem {
+        Ok(pem) if pem.label == "CERTIFICATE" => {
+            certificate(&pem.contents).unwrap_or_else(|| "unreadable certificate".into())
+        }
+        Ok(pem) => pem.label,
+        Err(_) => "unreadable".into(),
+    });
+    told.collect::<Vec<_>>().join(" and ")
+}
+
+fn certificate(der: &[u8]) -> Option<String> {
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+    let names = cert.subject_alternative_name().ok()?.map(|names| {
+        let mut names: Vec<String> = names.value.general_names.iter().map(san).collect();
+        names.sort();
+        names.join(",")
+    });
+    let usage = cert.key_usage().ok()?.map(|usage| usage.value.to_string());
+    let extended = cert.extended_key_usage().ok()?.map(|usage| {
+        let usage = usage.value;
+        format!("server={} client={}", usage.server_auth, usage.client_auth)
+    });
+    let days = cert.validity().not_after.timestamp() - cert.validity().not_before.timestamp();
+    Some(format!(
+        "certificate of {} by {} for {:?} usage {:?} {:?} ca={} days={}",
+        cert.subject(),
+        cert.issuer(),
+        names,
+        usage,
+        extended,
+        cert.is_ca(),
+        days / 86_400
+    ))
+}
+
+fn san(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::IPAddress(bytes) => format!("IP:{bytes:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// A kubeconfig without the keys and certificates in it.
+fn without_keys(text: &str) -> String {
+    let told = text.lines().map(|line| match line.split_once(": ") {
+        Some((key, _)) if key.trim().ends_with("-data") => format!("{key}: …"),
+        _ => line.to_owned(),
+    });
+    told.collect::<Vec<_>>().join("\n")
+}
