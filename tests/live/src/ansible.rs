@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 
@@ -346,10 +346,28 @@ fn broken_off(stage: &mut Stage, hosts: &Bare) -> Result<()> {
         let group = Pid::from_raw(i32::try_from(child.id())?);
         let _it_may_have_ended = killpg(group, Signal::SIGKILL);
         let ended = child.wait()?;
+        end_workers(stage)?;
         stage.check("it had not ended by itself", ended.code().is_none());
         if !came || ended.code().is_some() {
             let text = fs::read_to_string(stage.directory.join("broken-off.log"))?;
             stage.say(&tail(&text, 60));
+        }
+    }
+    Ok(())
+}
+
+/// Ends the workers of a play that was killed. They have sessions of their own, and would wait for it for ever.
+fn end_workers(stage: &Stage) -> Result<()> {
+    let ours = pages::programs(stage)?.join(PROGRAMS[0].1);
+    let ours = ours.as_os_str().as_encoded_bytes();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|id| id.parse().ok()) else {
+            continue;
+        };
+        // One that ended meanwhile needs nothing.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).any(|word| word == ours) {
+            let _it_may_have_ended = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
     }
     Ok(())

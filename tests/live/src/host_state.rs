@@ -17,33 +17,22 @@ use crate::{bare::Bare, stage::Stage};
 /// What may differ, as the beginning of a line of [`taken`] after the host's name, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
     (
-        "file /root/.ansible/",
-        "Ansible's own place for what it copies; `quorate apply` copies nothing there",
-    ),
-    (
-        "file /home/ops/.ansible/",
-        "the same, of the user it logs in as",
-    ),
-    (
         "file /var/lib/quorate/fence.json",
         "counts the operations there were, and a play that was broken off is one more",
     ),
     (
         "file /var/lib/quorate/etcd-member.json",
-        "the identity of a member of etcd, which etcd draws",
-    ),
-    (
-        "file /etc/kubernetes/pki/sa.",
-        "a key, drawn when a cluster is made",
+        "the identity of a member of etcd, which is of the time when it joined",
     ),
 ];
 
-/// What is no state that anybody asked for: programs' records of their own running, and what the machine made for itself at its first boot.
+/// What is no state that anybody asked for: programs' records of their own running, what a host made for itself at its first boot, and the way in that it was given.
 const PASSED_OVER: &[&str] = &[
     "/etc/.updated",
     "/etc/machine-id",
     "/etc/ssh/ssh_host_",
     "/etc/resolv.conf",
+    "/root/.ssh/authorized_keys",
     "/run/",
     "/tmp/",
     "/dev/",
@@ -57,6 +46,8 @@ const PASSED_OVER: &[&str] = &[
     "/var/lib/kubelet/plugins",
     "/var/lib/kubelet/device-plugins/",
     "/var/lib/kubelet/pod-resources/",
+    "/var/lib/kubelet/actuated_pods_state",
+    "/var/lib/kubelet/allocated_pods_state",
     "/var/lib/kubelet/cpu_manager_state",
     "/var/lib/kubelet/memory_manager_state",
     "/var/lib/kubelet/dra_manager_state",
@@ -156,7 +147,7 @@ fn files(upper: &Path) -> Result<BTreeMap<String, String>> {
                 // A folder is told by what is in it; one whose mode was changed by a neighbour is not of interest.
                 continue;
             } else if kind.is_symlink() {
-                fs::read_link(&path)?.display().to_string()
+                undated(&fs::read_link(&path)?.display().to_string())
             } else if kind.is_file() {
                 let Ok(bytes) = fs::read(&path) else {
                     continue;
@@ -167,12 +158,29 @@ fn files(upper: &Path) -> Result<BTreeMap<String, String>> {
                 "special".to_owned()
             };
             found.insert(
-                name,
+                undated(&name),
                 format!("{:o} {}:{} {holds}", about.mode(), about.uid(), about.gid()),
             );
         }
     }
     Ok(found)
+}
+
+/// A name without the time in it: `kubelet-client-2026-11-26-12-47-32.pem` and `cp-1@1795697253` are named for when they were made.
+fn undated(name: &str) -> String {
+    let mut told = String::new();
+    let mut rest = name;
+    while let Some(at) = rest
+        .find("kubelet-client-2")
+        .map(|at| at + 15)
+        .or_else(|| rest.find("@1").map(|at| at + 1))
+    {
+        let (before, after) = rest.split_at(at);
+        told.push_str(before);
+        told.push_str("TIME");
+        rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    }
+    told + rest
 }
 
 /// What is in a file: its hash, with everything that is drawn by chance or of a day left out of a text.
@@ -182,6 +190,9 @@ fn held(name: &str, bytes: &[u8]) -> String {
     };
     if text.contains("-----BEGIN") {
         return pems(text);
+    }
+    if name == "/var/lib/quorate/components.json" {
+        return hash(without_times(text).as_bytes());
     }
     if name.ends_with(".conf") && text.contains("client-key")
         || text.contains("certificate-authority-data")
@@ -226,8 +237,8 @@ fn certificate(der: &[u8]) -> Option<String> {
     let days = cert.validity().not_after.timestamp() - cert.validity().not_before.timestamp();
     Some(format!(
         "certificate of {} by {} for {:?} usage {:?} {:?} ca={} days={}",
-        cert.subject(),
-        cert.issuer(),
+        undated(&cert.subject().to_string()),
+        undated(&cert.issuer().to_string()),
         names,
         usage,
         extended,
@@ -243,6 +254,20 @@ fn san(name: &GeneralName<'_>) -> String {
     }
 }
 
+/// What was installed, without the time at which that was. By these times a later look tells whether a file was touched.
+fn without_times(text: &str) -> String {
+    let Ok(mut installed) = serde_json::from_str::<serde_json::Value>(text) else {
+        return text.to_owned();
+    };
+    let files = installed["files"].as_object_mut();
+    for file in files.into_iter().flat_map(|files| files.values_mut()) {
+        if let Some(file) = file.as_object_mut() {
+            file.retain(|key, _| !key.starts_with("modified"));
+        }
+    }
+    installed.to_string()
+}
+
 /// A kubeconfig without the keys and certificates in it.
 fn without_keys(text: &str) -> String {
     let told = text.lines().map(|line| match line.split_once(": ") {
@@ -250,4 +275,65 @@ fn without_keys(text: &str) -> String {
         _ => line.to_owned(),
     });
     told.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_without_their_times() {
+        for (name, told) in [
+            (
+                "/x/kubelet-client-2026-11-26-12-47-32.pem",
+                "/x/kubelet-client-TIME.pem",
+            ),
+            (
+                "/x/kubelet-client-current.pem",
+                "/x/kubelet-client-current.pem",
+            ),
+            ("CN=cp-1-ca@1795697253", "CN=cp-1-ca@TIME"),
+            ("CN=a@1795697253, CN=b@1795697254", "CN=a@TIME, CN=b@TIME"),
+            ("/etc/hosts", "/etc/hosts"),
+        ] {
+            assert_eq!(undated(name), told);
+        }
+    }
+
+    #[test]
+    fn keys_in_a_kubeconfig_do_not_count_and_its_server_does() {
+        let config = |server: &str, key: &str| {
+            let text = format!(
+                "server: {server}\n    certificate-authority-data: {key}\n    client-key-data: {key}\n"
+            );
+            held("/etc/kubernetes/admin.conf", text.as_bytes())
+        };
+        assert_eq!(config("https://a:6443", "x"), config("https://a:6443", "y"));
+        assert_ne!(config("https://a:6443", "x"), config("https://b:6443", "x"));
+    }
+
+    #[test]
+    fn what_is_installed_counts_and_when_does_not() {
+        let installed = |size: u32, second: u32| {
+            let text = format!(
+                r#"{{"bundle":"b","files":{{"/x":{{"size":{size},"modifiedS":{second},"modifiedNs":{second},"link":null}}}}}}"#
+            );
+            held("/var/lib/quorate/components.json", text.as_bytes())
+        };
+        assert_eq!(installed(1, 1), installed(1, 2));
+        assert_ne!(installed(1, 1), installed(2, 1));
+    }
+
+    #[test]
+    fn keys_are_told_by_being_there_and_other_files_by_what_is_in_them() {
+        let key = |body: &str| {
+            format!("-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----\n")
+        };
+        assert_eq!(
+            held("/k", key("AAAA").as_bytes()),
+            held("/k", key("BBBB").as_bytes())
+        );
+        assert_ne!(held("/k", key("AAAA").as_bytes()), held("/k", b""));
+        assert_ne!(held("/f", b"1"), held("/f", b"2"));
+    }
 }
