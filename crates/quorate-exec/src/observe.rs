@@ -32,6 +32,7 @@ pub fn look_for(intent: &Intent) -> Look {
         cluster: intent.spec.name.clone(),
         endpoint: Some(intent.spec.endpoint.clone()),
         dns: dns_address(&intent.spec.network.services),
+        conversion: intent.conversion_look(),
     }
 }
 

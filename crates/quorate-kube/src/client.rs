@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use tokio::sync::Mutex;
 
-use crate::connect::{Body, Progress, Sender, Target};
+use crate::connect::{Body, Opened, Progress, Sender, Target};
 use crate::{Credentials, KubeError, Kubeconfig, Phase};
 
 /// Largest answer that is read unless a request says otherwise, in bytes: a list of some thousand pods is below it.
@@ -95,6 +95,7 @@ pub struct Connection {
     inner: Arc<Inner>,
     sender: Sender,
     timings: Timings,
+    certificate: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Connection {
@@ -181,7 +182,11 @@ impl Client {
     /// [`KubeError::Unreachable`], [`KubeError::Tls`], [`KubeError::Deadline`], [`KubeError::Broken`].
     pub async fn open(&self, within: Duration) -> Result<Connection, KubeError> {
         let progress = Progress::default();
-        let (sender, timings) = self
+        let Opened {
+            sender,
+            timings,
+            certificate,
+        } = self
             .inner
             .limit(within, &progress, self.inner.target.open(&progress))
             .await?;
@@ -189,6 +194,7 @@ impl Client {
             inner: self.inner.clone(),
             sender,
             timings,
+            certificate,
         })
     }
 
@@ -223,6 +229,12 @@ impl Connection {
     /// How long opening it took.
     pub fn timings(&self) -> Timings {
         self.timings
+    }
+
+    /// The certificate that the server showed for itself, as DER; `None` without TLS. Nothing else tells which one is served: a file that was
+    /// replaced says nothing about it.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_deref()
     }
 
     /// Sends a request and reads the answer, whatever its code.
@@ -314,7 +326,7 @@ impl Inner {
             Some(Sender::Http2(_)) | None => {}
         }
         // Still under the lock: callers that come meanwhile share the new connection instead of opening one each.
-        let (sender, _) = self.target.open(progress).await?;
+        let Opened { sender, .. } = self.target.open(progress).await?;
         if let Sender::Http2(sender) = &sender {
             *kept = Some(Sender::Http2(sender.clone()));
         }

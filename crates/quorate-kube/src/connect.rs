@@ -30,6 +30,14 @@ pub(crate) enum Sender {
     Http2(http2::SendRequest<Body>),
 }
 
+/// A connection that was just opened.
+pub(crate) struct Opened {
+    pub(crate) sender: Sender,
+    pub(crate) timings: Timings,
+    /// What the server showed for itself, as DER. `None` without TLS.
+    pub(crate) certificate: Option<Vec<u8>>,
+}
+
 /// Where to connect and what to expect there.
 pub(crate) struct Target {
     /// `host:port` as the kubeconfig has it, for the Host header and for messages.
@@ -126,7 +134,7 @@ impl Target {
         }
     }
 
-    pub(crate) async fn open(&self, progress: &Progress) -> Result<(Sender, Timings), KubeError> {
+    pub(crate) async fn open(&self, progress: &Progress) -> Result<Opened, KubeError> {
         let unreachable = |source| KubeError::Unreachable {
             peer: self.peer(),
             source,
@@ -144,14 +152,15 @@ impl Target {
         let connect = started.elapsed();
         let Some((connector, name)) = &self.tls else {
             let sender = self.http1(TokioIo::new(tcp)).await?;
-            return Ok((
+            return Ok(Opened {
                 sender,
-                Timings {
+                timings: Timings {
                     connect,
                     tls: Duration::ZERO,
                     peer,
                 },
-            ));
+                certificate: None,
+            });
         };
         progress.enter(Phase::Tls);
         let started = Instant::now();
@@ -168,6 +177,8 @@ impl Target {
             tls: started.elapsed(),
             peer,
         };
+        let chain = stream.get_ref().1.peer_certificates();
+        let certificate = chain.and_then(|chain| Some(chain.first()?.to_vec()));
         let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(stream);
         let sender = if speaks_http2 {
@@ -175,7 +186,11 @@ impl Target {
         } else {
             self.http1(io).await?
         };
-        Ok((sender, timings))
+        Ok(Opened {
+            sender,
+            timings,
+            certificate,
+        })
     }
 
     async fn http1<I>(&self, io: I) -> Result<Sender, KubeError>

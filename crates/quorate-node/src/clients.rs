@@ -105,6 +105,17 @@ pub(crate) fn anonymous(
     Kube::new(&config, Some(address)).map_err(ActionError::kube("its client cannot be made"))
 }
 
+/// A client for an apiserver of the cluster that only asks what anybody may ask, whatever names its certificate has by now.
+///
+/// # Errors
+/// When the CA is not there or cannot be used.
+pub(crate) fn of_any_name(ca: PathBuf, address: SocketAddr) -> Result<Kube, ActionError> {
+    let server = format!("https://{address}");
+    let config = Kubeconfig::new(&server, needed(ca)?, quorate_kube::Credentials::None);
+    Kube::new(&config.with_tls_server_name(SERVER_NAME), Some(address))
+        .map_err(ActionError::kube("its client cannot be made"))
+}
+
 /// Where this host's apiserver listens, as its manifest says. `None`: there is no such manifest, or it does not say.
 pub(crate) fn apiserver_address(manifests: &BTreeMap<String, Manifest>) -> Option<SocketAddr> {
     let address = flag_of(manifests, "kube-apiserver", "advertise-address")?

@@ -209,6 +209,7 @@ pub(crate) mod tests {
                 swap: false,
                 shared_disk: false,
             },
+            adopted: None,
         }
     }
 

@@ -242,11 +242,15 @@ impl Session {
     ) -> Result<Outcome, ActionError> {
         let (fencing, claim) = self.in_force(request.fence)?;
         let node = self.node(&request.ensure)?;
-        // Neither the endpoint nor DNS decides whether an end state stands, and both may be slow to say that they are not there.
+        // Neither the endpoint nor DNS decides whether an end state stands, and both may be slow to say that they are not there. Only a
+        // conversion is about the endpoint.
+        let conversion = claim.intent.conversion_look();
+        let endpoint = claim.intent.spec.endpoint.clone();
         let look = Look {
             cluster: claim.intent.spec.name.clone(),
-            endpoint: None,
+            endpoint: conversion.is_some().then_some(endpoint),
             dns: None,
+            conversion,
         };
         let report = Box::pin(facts::report(&self.paths, &look, &self.binary, &self.heard)).await;
         check_host(&request.ensure, &node, &report)?;
@@ -313,6 +317,13 @@ fn check_host(
         | HostEnsure::Registered { node, .. }
         | HostEnsure::Rehearsed { node, .. }
         | HostEnsure::Reset { node }
+        | HostEnsure::BackedUp { node, .. }
+        | HostEnsure::ServingCertificate { node, .. }
+        | HostEnsure::ServingCertificateKept { node }
+        | HostEnsure::Configuration { node, .. }
+        | HostEnsure::ConfigurationKept { node }
+        | HostEnsure::Kubeconfigs { node, .. }
+        | HostEnsure::KubeconfigsKept { node, .. }
         | HostEnsure::Worker { node, .. } => node,
         HostEnsure::Prepared { .. }
         | HostEnsure::Bundle { .. }
@@ -333,6 +344,11 @@ fn check_host(
         | HostEnsure::NodeGone { .. }
         | HostEnsure::EndpointGone { .. }
         | HostEnsure::UploadedCertsGone {}
+        | HostEnsure::ClusterInfo { .. }
+        | HostEnsure::ProxyConfig { .. }
+        | HostEnsure::Proxy { .. }
+        | HostEnsure::DnsSpread {}
+        | HostEnsure::BackupAside {}
         | HostEnsure::TokensGone {} => return Ok(()),
     };
     let addresses = &report.facts.machine.get()?.addresses;
@@ -379,6 +395,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            conversion: None,
         };
         let (own, other): (NodeName, NodeName) = ("cp-1".parse().unwrap(), "cp-2".parse().unwrap());
         let report = facts::report(&machine.paths, &look, "00", &facts::Heard::default()).await;

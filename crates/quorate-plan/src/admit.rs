@@ -172,6 +172,18 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::NodeGone { .. }
         | HostEnsure::EndpointGone { .. }
         | HostEnsure::Reset { .. }
-        | HostEnsure::UploadedCertsGone {} => Needed::None,
+        | HostEnsure::UploadedCertsGone {}
+        | HostEnsure::BackedUp { .. }
+        | HostEnsure::ServingCertificate { .. }
+        | HostEnsure::ServingCertificateKept { .. }
+        | HostEnsure::Configuration { .. }
+        | HostEnsure::ConfigurationKept { .. }
+        | HostEnsure::ClusterInfo { .. }
+        | HostEnsure::ProxyConfig { .. }
+        | HostEnsure::Proxy { .. }
+        | HostEnsure::Kubeconfigs { .. }
+        | HostEnsure::KubeconfigsKept { .. }
+        | HostEnsure::DnsSpread {}
+        | HostEnsure::BackupAside {} => Needed::None,
     }
 }

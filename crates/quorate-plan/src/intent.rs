@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     MemberId, NodeName, Observation, Quorum, Spec, health,
+    observation::ConversionLook,
     refusal::RefusalCode,
     seen::Missing,
     spec::{Machine, Role},
@@ -49,6 +50,18 @@ impl Intent {
                     .filter(|(node, _)| self.spec.machine(node).is_none())
                     .map(|(node, machine)| (node, machine, None)),
             )
+    }
+
+    /// What a conversion has to know, where this is one: who is still connected to a master's own address.
+    pub fn conversion_look(&self) -> Option<ConversionLook> {
+        let watched = || {
+            let masters = self.spec.control_plane.values();
+            masters.map(Spec::apiserver).collect()
+        };
+        match self.goal {
+            Goal::Convert { .. } | Goal::Unconvert => Some(ConversionLook { watched: watched() }),
+            Goal::Converge | Goal::Replace { .. } | Goal::Remove { .. } | Goal::Repair => None,
+        }
     }
 
     /// Whether somebody else may finish this in its place: all is the same but the ways to machines that left the file, which each
@@ -114,6 +127,78 @@ pub enum Goal {
     },
     /// What was begun and not finished is taken back, what was left behind is cleared away. Nothing joins.
     Repair,
+    /// A cluster that somebody else made with one master gets the endpoint and the masters of the file.
+    Convert {
+        /// Where to stop. `None`: nowhere.
+        pause_after: Option<Landmark>,
+    },
+    /// What a conversion changed is put back, as long as one master votes.
+    Unconvert,
+}
+
+/// Where a conversion may be paused: everything that is reached before the first master joins. None lies between two voters and three.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Landmark {
+    /// Everything is prepared and kept; nothing of the cluster is changed.
+    Backup,
+    /// The master serves a certificate with all names.
+    Certificate,
+    /// kubeadm's configuration names the endpoint.
+    Configuration,
+    /// `cluster-info` leads to the endpoint.
+    ClusterInfo,
+    /// kube-proxy of every node is connected to the endpoint.
+    KubeProxy,
+    /// All kubeconfigs on hosts lead to the endpoint.
+    Kubeconfigs,
+}
+
+impl Landmark {
+    /// All, in the order they are reached.
+    pub const ALL: [Self; 6] = [
+        Self::Backup,
+        Self::Certificate,
+        Self::Configuration,
+        Self::ClusterInfo,
+        Self::KubeProxy,
+        Self::Kubeconfigs,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Certificate => "certificate",
+            Self::Configuration => "configuration",
+            Self::ClusterInfo => "cluster-info",
+            Self::KubeProxy => "kube-proxy",
+            Self::Kubeconfigs => "kubeconfigs",
+        }
+    }
+}
+
+impl fmt::Display for Landmark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a landmark was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a conversion does not pause there: expected one of backup, certificate, configuration, cluster-info, kube-proxy, kubeconfigs; after the first join two voters are no place to stay"
+)]
+pub struct LandmarkError;
+
+impl FromStr for Landmark {
+    type Err = LandmarkError;
+    fn from_str(raw: &str) -> Result<Self, LandmarkError> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|one| one.name() == raw).ok_or(LandmarkError)
+    }
 }
 
 impl Goal {
@@ -159,6 +244,11 @@ impl fmt::Display for Goal {
             Self::Replace { node, .. } => write!(f, "replace {node}"),
             Self::Remove { node } => write!(f, "remove {node}"),
             Self::Repair => f.write_str("repair"),
+            Self::Convert { pause_after: None } => f.write_str("convert"),
+            Self::Convert {
+                pause_after: Some(landmark),
+            } => write!(f, "convert --pause-after {landmark}"),
+            Self::Unconvert => f.write_str("convert --undo"),
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClusterName, NodeName,
+    adopted::Adopted,
     observation::{Cgroup, EndpointName, MachineKind},
 };
 
@@ -75,6 +76,9 @@ pub struct ClusterSettings {
     pub images: BTreeMap<String, String>,
     /// What the machines are like: settings of the kubelet are the same on all of them.
     pub kind: MachineKind,
+    /// What somebody else made the cluster with, as the base of everything but the endpoint and the names. `None`: Quorate made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Box<Adopted>>,
 }
 
 /// Repository and tag of a reference; the tag is empty when there is none.
@@ -139,6 +143,10 @@ impl ClusterSettings {
 
     /// The `ClusterConfiguration` alone: the same on every host.
     pub fn cluster_configuration(&self) -> String {
+        if let Some(adopted) = &self.adopted {
+            let endpoint = self.endpoint.to_string();
+            return adopted.cluster_configuration(&endpoint, &self.kubernetes, &self.sans);
+        }
         let mut out = String::new();
         let Self {
             cluster,
@@ -171,6 +179,13 @@ impl ClusterSettings {
 
     /// The kubelet's configuration.
     pub fn kubelet_configuration(&self) -> String {
+        if let Some(text) = self
+            .adopted
+            .as_ref()
+            .and_then(|adopted| adopted.kubelet_configuration())
+        {
+            return text;
+        }
         let mut out =
             String::from("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n");
         match self.kind.cgroup {

@@ -8,6 +8,7 @@
 //! of its [`Plan`] is permitted, acted on by hosts that [`admit`] it again, and observed until its steps stand.
 
 pub mod admit;
+pub mod adopted;
 pub mod assessment;
 pub mod change;
 pub mod diagnostic;

@@ -6,6 +6,7 @@
 //! The facts are plain data; what is wanted of them is decided in [`crate::standing`].
 
 mod cluster;
+mod conversion;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +23,9 @@ use crate::{
 };
 
 pub use cluster::{ApiView, EtcdView, KubeadmConfig, Member, Node, Workload};
+pub use conversion::{
+    ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Snapshot,
+};
 
 /// One look at everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -200,6 +204,8 @@ pub struct Look {
     pub endpoint: Option<EndpointName>,
     /// The cluster DNS address, to ask for `kubernetes.default.svc.cluster.local`.
     pub dns: Option<IpAddr>,
+    /// What a conversion has to know.
+    pub conversion: Option<ConversionLook>,
 }
 
 /// The stable name of the API and its port.
@@ -274,6 +280,14 @@ pub struct HostFacts {
     pub dns: Seen<Option<BTreeSet<IpAddr>>>,
     /// TCP ports something listens on, with the process's name.
     pub listening: Seen<BTreeMap<u16, String>>,
+    /// What a conversion has to know of it. `None`: was not asked about.
+    #[serde(default = "not_asked")]
+    pub conversion: Seen<Option<Box<HostConversion>>>,
+}
+
+/// Of what was written down before there was such a question.
+fn not_asked<T>() -> Seen<Option<T>> {
+    Seen::now(None)
 }
 
 /// Hardware, system and identity of a machine.
@@ -600,6 +614,7 @@ impl HostFacts {
             endpoint: Seen::now(None),
             dns: Seen::now(None),
             listening: Seen::now(BTreeMap::new()),
+            conversion: Seen::now(None),
         }
     }
 }

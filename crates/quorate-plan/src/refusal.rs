@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Acceptance, MemberId, NodeName, health::Accounts, intent::Fence, plan::Departure,
-    rehearsal::ManifestDifference, seen::Missing,
+    Acceptance, MemberId, NodeName, health::Accounts, intent::Fence, observation::Caller,
+    plan::Departure, rehearsal::ManifestDifference, seen::Missing,
 };
 
 mod text;
@@ -304,6 +304,29 @@ pub enum Refusal {
         /// Its member.
         member: MemberId,
     },
+    /// The cluster has something that a conversion cannot carry over, or would break.
+    NotConvertible {
+        /// What: a field, a file, an object.
+        what: String,
+        /// What was seen of it.
+        seen: String,
+        /// What to do about it.
+        way: String,
+        /// Once that was done it can be converted.
+        mendable: bool,
+    },
+    /// Somebody is still connected to the master's old address who has another way.
+    OldAddressInUse {
+        /// The host that saw it.
+        node: NodeName,
+        /// Who.
+        callers: BTreeSet<Caller>,
+    },
+    /// More than one master votes: the way is on, or down through `remove`.
+    PastReturn {
+        /// Voters.
+        voters: usize,
+    },
     /// The request carries no change, or another one, where the action makes one.
     Unpermitted {
         /// What was to be done.
@@ -382,6 +405,9 @@ refusal_codes! {
     NotWanted = "not-wanted", false;
     JoinerDiffers = "joiner-differs", true;
     StillMember = "still-member", false;
+    NotConvertible = "not-convertible", false;
+    OldAddressInUse = "old-address-in-use", true;
+    PastReturn = "past-return", false;
 }
 
 impl RefusalCode {
@@ -409,7 +435,8 @@ impl Refusal {
             | Self::DiskFull { node, .. }
             | Self::DiskSlow { node, .. }
             | Self::KnownBadVersion { node, .. }
-            | Self::JoinerDiffers { node, .. } => node,
+            | Self::JoinerDiffers { node, .. }
+            | Self::OldAddressInUse { node, .. } => node,
             Self::Missing { .. }
             | Self::WouldLoseQuorum { .. }
             | Self::LearnerPresent { .. }
@@ -436,6 +463,8 @@ impl Refusal {
             | Self::StillWanted { .. }
             | Self::NotWanted { .. }
             | Self::StillMember { .. }
+            | Self::NotConvertible { .. }
+            | Self::PastReturn { .. }
             | Self::Unpermitted { .. } => return None,
         };
         self.code().acceptable().then_some(node)

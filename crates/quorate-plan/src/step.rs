@@ -3,6 +3,8 @@
 //!
 //! No step holds a secret: what must not be seen travels as [`crate::Sealed`], named by the step's [`Handover`].
 
+mod text;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MemberId, NodeName,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
-    observation::{Founding, HostMark},
+    observation::{EndpointName, Founding, HostMark},
 };
 
 /// An end state on one machine.
@@ -54,6 +56,10 @@ impl fmt::Display for Place {
 /// What shall stand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every step is a host's: boxing it would save nothing"
+)]
 pub enum Ensure {
     /// On a host, by the `quorate` binary there.
     Host(HostEnsure),
@@ -279,6 +285,78 @@ pub enum HostEnsure {
     },
     /// There is no Secret `kubeadm-certs`.
     UploadedCertsGone {},
+    /// What a conversion changes on this host was kept, and on a master etcd's snapshot, verified, and what the cluster keeps. The note of it
+    /// is written last.
+    BackedUp {
+        /// This host.
+        node: Peer,
+        /// It is a master.
+        master: bool,
+    },
+    /// This host's apiserver serves a certificate with all names. Nothing was restarted.
+    ServingCertificate {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// This host's apiserver serves the certificate that was kept.
+    ServingCertificateKept {
+        /// This host.
+        node: Peer,
+    },
+    /// `kubeadm-config` names the endpoint and all names; whoever joins is told so.
+    Configuration {
+        /// The cluster.
+        settings: ClusterSettings,
+        /// This host.
+        node: Peer,
+    },
+    /// `kubeadm-config` is as it was kept on this host.
+    ConfigurationKept {
+        /// This host.
+        node: Peer,
+    },
+    /// `cluster-info` leads there, and every bootstrap token's signature of it verifies.
+    ClusterInfo {
+        /// The server, as `https://NAME:PORT`.
+        server: String,
+    },
+    /// kube-proxy's kubeconfig in the cluster leads there.
+    ProxyConfig {
+        /// The server.
+        server: String,
+    },
+    /// kube-proxy of that node is connected there and healthy. Its pod is made anew for it.
+    Proxy {
+        /// Which node.
+        node: NodeName,
+        /// Where to. `None`: wherever its kubeconfig leads, which is a name that nobody else knows.
+        via: Option<EndpointName>,
+    },
+    /// Every kubeconfig of this host that leads to an old server leads to the endpoint. A worker's kubelet was restarted, is connected to the
+    /// endpoint and renews its lease.
+    Kubeconfigs {
+        /// This host.
+        node: Peer,
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Servers that are left.
+        old: BTreeSet<String>,
+        /// It is a master: its own components stay with its own apiserver.
+        master: bool,
+    },
+    /// Every kubeconfig of this host leads to where it did when it was kept.
+    KubeconfigsKept {
+        /// This host.
+        node: Peer,
+        /// It is a master.
+        master: bool,
+    },
+    /// Ready pods of cluster DNS are on two nodes at least, where two are wanted.
+    DnsSpread {},
+    /// What was kept before a conversion is moved aside.
+    BackupAside {},
 }
 
 /// A pod network.
@@ -376,33 +454,23 @@ pub enum Reason {
     Accepted,
     /// It has left the cluster, or never quite came.
     LeftBehind,
+    /// Everybody is to reach the cluster at the endpoint.
+    Converts,
+    /// What is changed can be put back.
+    Keeps,
+    /// The conversion is taken back.
+    TakenBack,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Wanted => "the cluster file wants it and it does not run",
-            Self::Prerequisite => "later steps need it",
-            Self::Founds => "this host founds the cluster",
-            Self::FoundsAgain => {
-                "too many founders lost what they had: nothing was served yet, and the founding begins again, once"
-            }
-            Self::Joins => "this host joins the control plane",
-            Self::Ready => "only ready apiservers get traffic",
-            Self::ClusterLacks => "the cluster does not have it yet",
-            Self::WorkerWanted => "the cluster file wants this worker",
-            Self::NoLongerNeeded => "it has served its purpose",
-            Self::Protects => "an emptied data directory must never found a new cluster",
-            Self::Compares => "a joiner that differs from its peers would serve wrong answers",
-            Self::Unwanted => "the cluster file no longer names it",
-            Self::Replaced => "you asked for its replacement",
-            Self::Dead => return crate::health::verdict_rule(f),
-            Self::Unreached => {
-                "no way to its host is known: it is not reset, and what runs there goes on"
-            }
-            Self::Accepted => "you accepted that nobody can say whether it is dead",
-            Self::LeftBehind => "what has left, or never quite came, leaves nothing behind",
-        })
+impl Step {
+    /// A step on a host to which nobody hands anything over.
+    pub fn on_host(on: &NodeName, ensure: HostEnsure, because: Reason) -> Self {
+        Self {
+            on: Place::Host(on.clone()),
+            ensure: Ensure::Host(ensure),
+            handover: None,
+            because,
+        }
     }
 }
 
@@ -451,100 +519,21 @@ impl Ensure {
                 | HostEnsure::Registered { .. }
                 | HostEnsure::Worker { .. } => 240,
                 HostEnsure::Network { .. } => 300,
+                HostEnsure::BackedUp { .. } => 600,
+                HostEnsure::ServingCertificate { .. }
+                | HostEnsure::ServingCertificateKept { .. }
+                | HostEnsure::Configuration { .. }
+                | HostEnsure::ConfigurationKept { .. }
+                | HostEnsure::ClusterInfo { .. }
+                | HostEnsure::ProxyConfig { .. }
+                | HostEnsure::BackupAside {} => 60,
+                HostEnsure::Proxy { .. }
+                | HostEnsure::Kubeconfigs { .. }
+                | HostEnsure::KubeconfigsKept { .. }
+                | HostEnsure::DnsSpread {} => 180,
             },
         };
         Duration::from_secs(seconds)
-    }
-}
-
-impl fmt::Display for Ensure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Infra(InfraEnsure::Machine { address, .. }) => {
-                write!(f, "machine at {address} runs and answers SSH")
-            }
-            Self::Infra(InfraEnsure::MachineOff { .. }) => {
-                f.write_str("machine is off; its disks are kept")
-            }
-            Self::Host(host) => host.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for HostEnsure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Prepared { .. } => {
-                f.write_str("host is marked and its kernel settings and names are in place")
-            }
-            Self::Bundle { id } => write!(f, "bundle {} lies on the host", short(id)),
-            Self::Components { .. } => {
-                f.write_str("containerd runs; kubelet, kubeadm and CNI plugins are installed")
-            }
-            Self::Images { images, .. } => write!(f, "containerd has {} images", images.len()),
-            Self::Balancer { listen, .. } => write!(f, "balancer listens on {listen}"),
-            Self::Authority { of: None, .. } => {
-                f.write_str("certificate authorities are made here")
-            }
-            Self::Authority { of: Some(node), .. } => {
-                write!(f, "certificate authorities are those of {node}")
-            }
-            Self::Certificates { .. } => f.write_str("certificates and kubeconfigs are issued"),
-            Self::EtcdMember { founders, .. } if founders.is_empty() => {
-                f.write_str("etcd manifest: joins the existing members")
-            }
-            Self::EtcdMember { founders, .. } => {
-                write!(f, "etcd manifest: founds a cluster of {}", founders.len())
-            }
-            Self::FoundingAside { .. } => {
-                f.write_str("what the failed founding left here is moved aside")
-            }
-            Self::ControlPlane { .. } => {
-                f.write_str("manifests of apiserver, controller manager and scheduler are in place")
-            }
-            Self::Kubelet { .. } => f.write_str("kubelet runs"),
-            Self::Serving { .. } => f.write_str("etcd and apiserver serve: own /readyz is ok"),
-            Self::Backend { backend, .. } => write!(f, "balancer forwards to {}", backend.name),
-            Self::ClusterConfig { .. } => {
-                f.write_str("cluster holds kubeadm's configuration and kube-proxy")
-            }
-            Self::ClusterDns { .. } => f.write_str("CoreDNS is installed"),
-            Self::Registered { .. } => f.write_str("node is labelled and tainted as control plane"),
-            Self::Guarded {} => f.write_str("empty-data guard is in place"),
-            Self::Learner { joiner } => write!(f, "etcd has a learner for {}", joiner.name),
-            Self::Voter { joiner } => write!(f, "{} is a voter", joiner.name),
-            Self::Network {
-                network: Network::Flannel { .. },
-            } => f.write_str("Flannel is applied and ready on every node"),
-            Self::Network {
-                network: Network::Manifest { .. },
-            } => f.write_str("your pod network is applied"),
-            Self::Worker { .. } => f.write_str("worker is in the cluster"),
-            Self::TokensGone {} => f.write_str("no bootstrap token of ours is left"),
-            Self::Rehearsed { .. } => {
-                f.write_str("kubeadm's manifests are rendered aside, to be compared")
-            }
-            Self::LeaderMoved { .. } => f.write_str("another member leads etcd"),
-            Self::BackendGone { backend } => {
-                write!(f, "balancer drained {backend} and no longer knows it")
-            }
-            Self::ControlPlaneGone { .. } => {
-                f.write_str("apiserver, controller manager and scheduler have ended")
-            }
-            Self::MemberGone { member, peer_urls } => {
-                let urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
-                write!(f, "etcd has no member {member} ({})", urls.join(", "))
-            }
-            Self::NodeGone { node } => write!(f, "there is no node {node}"),
-            Self::EndpointGone { addresses } => {
-                let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-                write!(f, "`kubernetes` does not lead to {}", addresses.join(", "))
-            }
-            Self::Reset { .. } => {
-                f.write_str("host is reset; etcd data and certificate authorities are moved aside")
-            }
-            Self::UploadedCertsGone {} => f.write_str("no uploaded certificates are left"),
-        }
     }
 }
 

@@ -31,6 +31,7 @@ fn settings() -> ClusterSettings {
             swap: false,
             shared_disk: false,
         },
+        adopted: None,
     }
 }
 

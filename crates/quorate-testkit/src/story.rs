@@ -5,9 +5,9 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `kubernetes=1.36.0`, `endpoint=NAME`; machines that are new in it get known |
+//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `cni=none`, `kubernetes=1.36.0`, `endpoint=NAME`; machines that are new in it get known |
 //! | `plan [VERB]`, `status` | what they say |
-//! | `apply`, `replace NODE [--with HOST]`, `remove NODE`, `repair`, each `[as NAME] [FAULT WORDS]` | runs the plan of that verb; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
+//! | `apply`, `replace NODE [--with HOST]`, `remove NODE`, `repair`, `convert [--undo] [--pause-after LANDMARK]`, each `[as NAME] [FAULT WORDS]` | runs the plan of that verb; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
 //! | `accept RISK=NODE` | from now on |
 //! | `forget` | the operator's machine no longer knows the hosts of earlier files |
 //! | `wake NAME` | the machine of an operator that slept goes on |
@@ -23,6 +23,9 @@
 //! | `set HOST disk-ms=9 disk-mib=100 database-mib=1900 lag=6000 etcd=3.5.1 cpus=1 clock-ms=9000 port=6443 mark=other authority=other` | what it is like, and what it carries |
 //! | `alarm HOST KIND` | its etcd raises it |
 //! | `edit HOST FILE FLAG` | somebody writes into a static pod manifest |
+//! | `somebody-elses` | the cluster of one master was made by somebody else, and nothing tells of Quorate |
+//! | `straggler HOST PROGRAM`, `straggler-gone HOST` | somebody's program there is connected to the master's old address; and no more |
+//! | `old-peer-url`, `new-peer-url` | the only member is announced as 127.0.0.1; and as it should be |
 //! | `add-learner URL` | somebody adds a member by hand |
 //! | `leave-behind node NAME ADDRESS`, `… endpoint ADDRESS`, `… backend NAME ADDRESS`, `… secrets` | somebody went without clearing up |
 //! | `wait SECONDS` | time passes |
@@ -137,6 +140,13 @@ impl Stage {
             ["replace", name, rest @ ..] => (self.replaces(name, None).await?, rest),
             ["remove", name, rest @ ..] => (Goal::Remove { node: node(name) }, rest),
             ["repair", rest @ ..] => (Goal::Repair, rest),
+            ["convert", "--undo", rest @ ..] => (Goal::Unconvert, rest),
+            ["convert", "--pause-after", landmark, rest @ ..] => {
+                let landmark = landmark.parse().expect("a landmark");
+                let pause_after = Some(landmark);
+                (Goal::Convert { pause_after }, rest)
+            }
+            ["convert", rest @ ..] => (Goal::Convert { pause_after: None }, rest),
             ["apply", rest @ ..] => (Goal::Converge, rest),
             rest => (Goal::Converge, rest),
         })
@@ -160,7 +170,7 @@ impl Stage {
         match words[0] {
             "cluster" => self.write_file(&words[1..]),
             "plan" => self.plan(&words[1..]).await,
-            "apply" | "replace" | "remove" | "repair" => self.run(&words).await,
+            "apply" | "replace" | "remove" | "repair" | "convert" => self.run(&words).await,
             "accept" => {
                 let risk = argument(1).parse();
                 self.accepted
@@ -218,6 +228,8 @@ impl Stage {
                 ("bring-up", "one-by-one") => self.cluster.bring_up = BringUp::OneByOne,
                 ("hosts", "local") => self.cluster.local = true,
                 ("hosts", "given") => self.cluster.local = false,
+                ("cni", "flannel") => self.cluster.flannel = true,
+                ("cni", "none") => self.cluster.flannel = false,
                 ("kubernetes", _) => self.kubernetes = Some(value.to_owned()),
                 ("endpoint", _) => self.endpoint = Some(value.to_owned()),
                 ("swap", "none") => self.cluster.swaps = [(0, 0); 2],

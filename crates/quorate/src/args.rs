@@ -58,6 +58,8 @@ pub enum Command {
     Init(commands::init::Arguments),
     Plan(commands::plan::Arguments),
     Apply(commands::apply::Arguments),
+    Adopt(commands::adopt::Arguments),
+    Convert(commands::convert::Arguments),
     Replace(commands::replace::Arguments),
     Remove(commands::remove::Arguments),
     Repair(commands::repair::Arguments),

@@ -102,6 +102,8 @@ async fn command(
         Command::Init(arguments) => commands::init::run(arguments, console),
         Command::Plan(arguments) => commands::plan::run(arguments, console, reach).await,
         Command::Apply(arguments) => commands::apply::run(arguments, console, reach).await,
+        Command::Adopt(arguments) => commands::adopt::run(arguments, console, reach).await,
+        Command::Convert(arguments) => commands::convert::run(arguments, console, reach).await,
         Command::Replace(arguments) => commands::replace::run(arguments, console, reach).await,
         Command::Remove(arguments) => commands::remove::run(arguments, console, reach).await,
         Command::Repair(arguments) => commands::repair::run(arguments, console, reach).await,

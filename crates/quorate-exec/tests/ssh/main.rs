@@ -137,6 +137,7 @@ impl Rig {
                 cluster: "demo".parse().expect("a name"),
                 endpoint: None,
                 dns: None,
+                conversion: None,
             },
         };
         change(&mut access, &mut settings);

@@ -114,6 +114,7 @@ fn settings(work: &Work<'_>) -> Result<(ClusterSettings, Peer), ActionError> {
             swap: false,
             shared_disk: false,
         },
+        adopted: None,
     };
     Ok((settings, node))
 }

@@ -4,22 +4,29 @@
 //! their place and renamed into it, keys before the certificates that name them.
 
 mod authority;
+mod backed_up;
 mod backend;
 mod backend_gone;
+mod backup_aside;
 mod balancer;
 mod bundle;
 mod certificates;
 mod cluster_config;
 mod cluster_dns;
+mod cluster_info;
 mod components;
+mod config_map;
+mod configuration;
 mod control_plane;
 mod control_plane_gone;
+mod dns_spread;
 mod endpoint_gone;
 mod etcd_member;
 mod first_start;
 mod founding_aside;
 mod guarded;
 mod images;
+mod kubeconfigs;
 mod kubelet;
 mod leader_moved;
 mod learner;
@@ -28,10 +35,12 @@ mod members;
 mod network;
 mod node_gone;
 mod prepared;
+mod proxy;
 mod registered;
 mod rehearsed;
 mod reset;
 mod serving;
+mod serving_certificate;
 mod tokens_gone;
 mod uploaded_certs_gone;
 mod voter;
@@ -316,5 +325,28 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         HostEnsure::EndpointGone { addresses } => endpoint_gone::ensure(work, addresses).await,
         HostEnsure::Reset { node } => reset::ensure(work, node).await,
         HostEnsure::UploadedCertsGone {} => uploaded_certs_gone::ensure(work).await,
+        HostEnsure::BackedUp { master, .. } => backed_up::ensure(work, *master).await,
+        HostEnsure::ServingCertificate { settings, node } => {
+            serving_certificate::ensure(work, settings, node).await
+        }
+        HostEnsure::ServingCertificateKept { node } => serving_certificate::keep(work, node).await,
+        HostEnsure::Configuration { settings, node } => {
+            configuration::ensure(work, settings, node).await
+        }
+        HostEnsure::ConfigurationKept { .. } => configuration::keep(work).await,
+        HostEnsure::ClusterInfo { server } => cluster_info::ensure(work, server).await,
+        HostEnsure::ProxyConfig { server } => cluster_info::proxy(work, server).await,
+        HostEnsure::Proxy { node, .. } => proxy::ensure(work, node).await,
+        HostEnsure::Kubeconfigs {
+            node,
+            endpoint,
+            old,
+            master,
+        } => kubeconfigs::ensure(work, node, endpoint, old, *master).await,
+        HostEnsure::KubeconfigsKept { node, master } => {
+            kubeconfigs::keep(work, node, *master).await
+        }
+        HostEnsure::DnsSpread {} => dns_spread::ensure(work).await,
+        HostEnsure::BackupAside {} => backup_aside::ensure(work),
     }
 }

@@ -10,17 +10,20 @@ use base64::Engine as _;
 use quorate_kube::{Client, KubeError, Reason};
 use quorate_plan::{
     Missing, NodeName, Seen,
+    adopted::Adopted,
     observation::{ApiView, KubeadmConfig, Manifest, Node, Readyz, Workload},
+    standing::ADOPTED,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{PATIENCE, in_time, no_answer};
+use super::{PATIENCE, conversion_api, in_time, no_answer};
 use crate::{clients, error::ActionError, facts::server_of, paths::Paths, shown, utc};
 
 pub(super) async fn look(
     paths: &Paths,
     manifests: &Seen<BTreeMap<String, Manifest>>,
+    converts: bool,
 ) -> Seen<Option<ApiView>> {
     let address = match manifests.get() {
         Ok(manifests) if manifests.contains_key("kube-apiserver") => {
@@ -37,7 +40,7 @@ pub(super) async fn look(
     };
     in_time("the API", async {
         tokio::select! {
-            view = view(paths, address) => match view {
+            view = view(paths, address, converts) => match view {
                 Ok(view) => Seen::now(Some(view)),
                 Err(err) => Seen::Unknown(no_answer("the API", &err)),
             },
@@ -65,7 +68,7 @@ async fn behind_a_learner(paths: &Paths) {
     }
 }
 
-async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError> {
+async fn view(paths: &Paths, address: SocketAddr, converts: bool) -> Result<ApiView, ActionError> {
     // As somebody: to an anonymous question over HTTP/2 the apiserver answers and ends the connection.
     let client = clients::api(paths, "admin.conf", address)?;
     let (readyz, version) = tokio::join!(
@@ -85,13 +88,21 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         notes: waits(&readyz),
         tokens: waits(&readyz),
         uploaded_certs: waits(&readyz),
+        conversion: waits(&readyz),
         readyz,
     };
     if !view.readyz.ready {
         return Ok(view);
     }
     let client = Box::pin(administrator(paths, client, address)).await?;
-    let (nodes, endpoints, kubeadm, cluster_info, workloads, notes, tokens, certs) = tokio::join!(
+    let conversion = async {
+        if converts {
+            Some(Box::new(Box::pin(conversion_api::look(&client)).await))
+        } else {
+            None
+        }
+    };
+    let (nodes, endpoints, kubeadm, cluster_info, workloads, notes, tokens, certs, conversion) = tokio::join!(
         Box::pin(nodes_with_leases(&client)),
         Box::pin(endpoints(&client)),
         Box::pin(kubeadm_config(&client)),
@@ -100,7 +111,16 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         Box::pin(notes(&client)),
         Box::pin(own_tokens(&client)),
         Box::pin(uploaded_certs(&client)),
+        Box::pin(conversion),
     );
+    // A cluster that Quorate made is rendered from its file.
+    let adopted = converts || matches!(&notes, Ok(Some(notes)) if notes.contains_key(ADOPTED));
+    let kubeadm = kubeadm.map(|config| {
+        config.map(|config| KubeadmConfig {
+            adopted: config.adopted.filter(|_| adopted),
+            ..config
+        })
+    });
     Ok(ApiView {
         nodes: seen("nodes", nodes),
         endpoints: seen("the API's endpoints", endpoints),
@@ -110,6 +130,7 @@ async fn view(paths: &Paths, address: SocketAddr) -> Result<ApiView, ActionError
         notes: seen("Quorate's notes", notes),
         tokens: seen("bootstrap tokens", tokens),
         uploaded_certs: seen("uploaded certificates", certs),
+        conversion: Seen::now(conversion),
         ..view
     })
 }
@@ -138,7 +159,7 @@ fn waits<T>(readyz: &Readyz) -> Seen<T> {
     ))
 }
 
-fn seen<T>(what: &str, result: Result<T, KubeError>) -> Seen<T> {
+pub(super) fn seen<T>(what: &str, result: Result<T, KubeError>) -> Seen<T> {
     match result {
         Ok(value) => Seen::now(value),
         Err(err) => Seen::Unknown(no_answer(what, &err)),
@@ -223,7 +244,7 @@ fn node(object: &Value) -> Option<(NodeName, Node)> {
     Some((name, node))
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
@@ -237,7 +258,7 @@ pub(crate) async fn endpoints(client: &Client) -> Result<BTreeSet<std::net::IpAd
         .collect())
 }
 
-async fn config_map(
+pub(super) async fn config_map(
     client: &Client,
     namespace: &str,
     name: &str,
@@ -247,16 +268,23 @@ async fn config_map(
 }
 
 async fn kubeadm_config(client: &Client) -> Result<Option<KubeadmConfig>, KubeError> {
-    let Some(map) = config_map(client, "kube-system", "kubeadm-config").await? else {
+    let (map, kubelet) = tokio::join!(
+        config_map(client, "kube-system", "kubeadm-config"),
+        config_map(client, "kube-system", "kubelet-config"),
+    );
+    let (Some(map), kubelet) = (map?, kubelet?) else {
         return Ok(None);
     };
     let text = map["data"]["ClusterConfiguration"]
         .as_str()
         .unwrap_or_default();
-    Ok(parse_kubeadm_config(text))
+    let kubelet = kubelet
+        .as_ref()
+        .and_then(|map| map["data"]["kubelet"].as_str());
+    Ok(parse_kubeadm_config(text, kubelet))
 }
 
-fn parse_kubeadm_config(text: &str) -> Option<KubeadmConfig> {
+fn parse_kubeadm_config(text: &str, kubelet: Option<&str>) -> Option<KubeadmConfig> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Config {
@@ -270,7 +298,14 @@ fn parse_kubeadm_config(text: &str) -> Option<KubeadmConfig> {
     Some(KubeadmConfig {
         kubernetes: shown::line(version.strip_prefix('v').unwrap_or(version)),
         endpoint: shown::line(&config.control_plane_endpoint),
+        // One that is not understood is as good as none: nothing is rendered from it.
+        adopted: Adopted::read(text, kubelet).ok().map(Box::new),
     })
+}
+
+/// What a cluster was made with, as the API has it now. `None`: kubeadm did not make it.
+pub(crate) async fn adopted(client: &Client) -> Result<Option<KubeadmConfig>, KubeError> {
+    kubeadm_config(client).await
 }
 
 async fn cluster_info(client: &Client) -> Result<Option<String>, KubeError> {
@@ -413,7 +448,7 @@ mod tests {
     #[test]
     fn kubeadms_configuration() {
         let text = "apiVersion: kubeadm.k8s.io/v1beta4\ncontrolPlaneEndpoint: api:6443\nkind: ClusterConfiguration\nkubernetesVersion: v1.35.4\n";
-        let seen = parse_kubeadm_config(text).unwrap();
+        let seen = parse_kubeadm_config(text, None).unwrap();
         assert_eq!(
             (seen.kubernetes.as_str(), seen.endpoint.as_str()),
             ("1.35.4", "api:6443")

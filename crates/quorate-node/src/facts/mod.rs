@@ -5,8 +5,12 @@
 
 mod api;
 mod balancer;
+mod connections;
+mod conversion;
+mod conversion_api;
 mod endpoint;
 mod etcd;
+mod flows;
 mod heard;
 pub(crate) mod machine;
 mod manifests;
@@ -34,9 +38,11 @@ use crate::{
     shown,
 };
 
-pub(crate) use api::present;
 pub(crate) use api::{UPLOADED_CERTS, endpoints, nodes, own_tokens};
+pub(crate) use api::{adopted, present};
 pub(crate) use balancer::binary_of_unit;
+pub(crate) use conversion::{KEPT, NOTE, backup, kept, kubeconfigs, served_digest};
+pub(crate) use conversion_api::{DNS, dns_nodes, unsigned};
 pub(crate) use endpoint::resolve;
 #[cfg(test)]
 pub(crate) use etcd::{counted as etcd_counted, view as etcd_view};
@@ -61,7 +67,8 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
     let tools = Tools::default();
     // Where etcd and the apiserver listen: the only thing that others wait for.
     let manifests = blocking("static pod manifests", paths, manifests::look).await;
-    let (files, images, units, booting, endpoint, dns, etcd, api, balancer) = tokio::join!(
+    let converts = look.conversion.is_some();
+    let (files, images, units, booting, endpoint, dns, etcd, api, balancer, conversion) = tokio::join!(
         files(paths, binary),
         runtime::images(paths, &tools),
         runtime::units(&tools),
@@ -69,8 +76,9 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
         Box::pin(endpoint::look(paths, &tools, look.endpoint.as_ref())),
         endpoint::dns(paths, look.dns),
         Box::pin(etcd::look(paths, &manifests, heard)),
-        Box::pin(api::look(paths, &manifests)),
+        Box::pin(api::look(paths, &manifests, converts)),
         balancer::look(paths),
+        Box::pin(conversion::look(paths, &tools, look, &manifests)),
     );
     let balancer = balancer::with_unit(balancer, &units);
     let etcd_data = etcd_data(paths, &manifests);
@@ -110,6 +118,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
             endpoint,
             dns,
             listening,
+            conversion,
         },
         etcd,
         api,
@@ -264,6 +273,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            conversion: None,
         };
         let bytes = size_of_val(&report(&machine.paths, &look, "", &Heard::default()));
         assert!(bytes < 64 << 10, "{bytes}");
@@ -276,6 +286,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            conversion: None,
         };
         let report = report(&machine.paths, &look, "00", &Heard::default()).await;
         let facts = &report.facts;

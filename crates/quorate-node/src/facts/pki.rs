@@ -214,6 +214,18 @@ pub(super) fn kubeconfigs(paths: &Paths) -> Result<BTreeMap<String, String>, Fil
     Ok(found)
 }
 
+/// All servers that a kubeconfig names; `None` when there is no such file.
+pub(super) fn servers(path: &Path) -> Result<Option<BTreeSet<String>>, FileError> {
+    let config = Config::read(path)?;
+    Ok(config.map(|config| {
+        let servers = config.clusters.iter().map(|named| &named.cluster.server);
+        servers
+            .filter(|server| !server.is_empty())
+            .map(|server| crate::shown::line(server))
+            .collect()
+    }))
+}
+
 /// The server a kubeconfig's text points at; `None` when it names none.
 pub(crate) fn server_of(text: &str) -> Option<String> {
     let config: Config = serde_saphyr::from_str(text).ok()?;

@@ -8,8 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Readyz;
-use crate::{MemberId, NodeName, seen::Seen};
+use super::{ApiConversion, Readyz};
+use crate::{MemberId, NodeName, adopted::Adopted, seen::Seen};
 
 /// etcd as one member tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +96,9 @@ pub struct ApiView {
     pub tokens: Seen<BTreeSet<String>>,
     /// There is a Secret `kube-system/kubeadm-certs`, whoever uploaded it: the certificate authorities, encrypted.
     pub uploaded_certs: Seen<bool>,
+    /// What a conversion has to know of it. `None`: was not asked about.
+    #[serde(default = "super::not_asked")]
+    pub conversion: Seen<Option<Box<ApiConversion>>>,
 }
 
 /// A Node object.
@@ -129,8 +132,12 @@ pub struct Node {
 pub struct KubeadmConfig {
     /// `kubernetesVersion`, without `v`.
     pub kubernetes: String,
-    /// `controlPlaneEndpoint`.
+    /// `controlPlaneEndpoint`; empty when there is none.
     pub endpoint: String,
+    /// The whole ClusterConfiguration and the kubelets', of clusters that somebody else made or that are being looked at for that. `None`:
+    /// Quorate made it, and renders it from the cluster file.
+    #[serde(default)]
+    pub adopted: Option<Box<Adopted>>,
 }
 
 /// A DaemonSet or Deployment.

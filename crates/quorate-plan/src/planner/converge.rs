@@ -53,7 +53,7 @@ pub(super) fn plan(intent: &Intent, seen: &Observation) -> Planning {
 }
 
 /// Machines that exist and do not run are started before anything else is said: what they carry cannot be seen.
-fn stopped_machines(intent: &Intent, seen: &Observation) -> Option<Planning> {
+pub(super) fn stopped_machines(intent: &Intent, seen: &Observation) -> Option<Planning> {
     let off = |node: &NodeName| match seen.infra.get(node) {
         Some(Seen::Known { value, .. }) => value.power == Power::Off,
         Some(Seen::Unknown(_)) | None => false,
@@ -114,12 +114,24 @@ pub(super) struct Convergence<'a> {
 impl<'a> Convergence<'a> {
     fn of(intent: &'a Intent, seen: &'a Observation) -> Result<Self, Refusal> {
         let spec = &intent.spec;
-        let settings = situation::settings(intent, situation::machine_kind(spec, seen)?);
+        let kind = situation::machine_kind(spec, seen)?;
+        let settings = situation::settings(intent, kind, situation::adopted(spec, seen)?);
         let founding = situation::founding(spec, seen)?;
         let mut voters = situation::voters(spec, seen, founding.as_ref())?;
         situation::unchanged(spec, seen)?;
         let begun = founding::Begun::of(seen, founding)?;
         voters.retain(|node| !begun.blank.contains(node));
+        if settings.adopted.is_some() && voters.len() == 1 && spec.control_plane.len() > 1 {
+            // Whoever is still led to the one master would be left behind by masters that join now.
+            return Err(Refusal::Unchangeable {
+                what: "the number of masters".into(),
+                is: "1, in a conversion that was begun".into(),
+                wanted: format!(
+                    "{}: `quorate convert` goes on with it",
+                    spec.control_plane.len()
+                ),
+            });
+        }
         Ok(Self {
             intent,
             spec,
@@ -147,7 +159,11 @@ impl<'a> Convergence<'a> {
             intent,
             spec,
             seen,
-            settings: situation::settings(intent, situation::machine_kind(spec, seen)?),
+            settings: situation::settings(
+                intent,
+                situation::machine_kind(spec, seen)?,
+                situation::adopted(spec, seen)?,
+            ),
             founding: None,
             late: BTreeSet::new(),
             again: BTreeSet::new(),
@@ -155,6 +171,27 @@ impl<'a> Convergence<'a> {
             only: Some(only),
             leaves,
         })
+    }
+
+    /// For a cluster that somebody else made, with settings that follow from how it was made.
+    pub(super) fn of_foreign(
+        intent: &'a Intent,
+        seen: &'a Observation,
+        settings: ClusterSettings,
+        voters: BTreeSet<NodeName>,
+    ) -> Self {
+        Self {
+            intent,
+            spec: &intent.spec,
+            seen,
+            settings,
+            founding: None,
+            late: BTreeSet::new(),
+            again: BTreeSet::new(),
+            voters,
+            only: None,
+            leaves: Reason::Unwanted,
+        }
     }
 
     /// Whether that host is made and prepared.
@@ -217,12 +254,7 @@ impl<'a> Convergence<'a> {
     }
 
     pub(super) fn host(&self, node: &NodeName, ensure: HostEnsure, because: Reason) -> Step {
-        Step {
-            on: Place::Host(node.clone()),
-            ensure: Ensure::Host(ensure),
-            handover: None,
-            because,
-        }
+        Step::on_host(node, ensure, because)
     }
 
     pub(super) fn peer(&self, node: &NodeName) -> Peer {
@@ -283,6 +315,8 @@ impl<'a> Convergence<'a> {
                         Reason::Prerequisite,
                     ));
                 }
+                // What somebody else installed there runs a node already, and stays.
+                Role::ControlPlane | Role::Worker if situation::foreign(self.seen, node) => {}
                 Role::ControlPlane | Role::Worker => {
                     self.components(&mut steps, node, machine, role)
                 }
@@ -339,7 +373,7 @@ impl<'a> Convergence<'a> {
     }
 
     /// Before traffic is sent to an apiserver that stopped serving, it serves again.
-    fn serving(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
+    pub(super) fn serving(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
         let steps = nodes.iter().map(|node| {
             let node = self.peer(node);
             self.host(
@@ -351,7 +385,7 @@ impl<'a> Convergence<'a> {
         draft.stage(self.seen, "Wait for the masters", None, steps.collect());
     }
 
-    fn backends(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
+    pub(super) fn backends(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
         let mut steps = Vec::new();
         for (balancer, _) in self.spec.balancers() {
             for node in nodes {

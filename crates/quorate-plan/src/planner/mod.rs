@@ -1,14 +1,16 @@
-//! From what is wanted and what was seen to what is done. One file per goal ([`converge`], [`replace`], [`remove`], [`repair`]) over shared
+//! From what is wanted and what was seen to what is done. One file per goal ([`converge`], [`replace`], [`remove`], [`repair`], [`convert`], [`unconvert`]) over shared
 //! stages: a host's way in is in [`converge`], its way out in [`leaving`], and the order of both in [`exchange`]. Start at [`plan`].
 
 mod arriving;
 mod converge;
+mod convert;
 mod exchange;
 mod leaving;
 mod preflight;
 mod remove;
 mod repair;
 mod replace;
+mod unconvert;
 
 use std::collections::BTreeSet;
 
@@ -35,6 +37,8 @@ pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
         },
         Goal::Remove { node } => remove::plan(intent, seen, node),
         Goal::Repair => repair::plan(intent, seen),
+        Goal::Convert { pause_after } => convert::plan(intent, seen, *pause_after),
+        Goal::Unconvert => unconvert::plan(intent, seen),
     };
     arriving::wait_for_hosts(intent, seen, &mut planning);
     planning

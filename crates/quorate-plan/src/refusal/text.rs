@@ -217,6 +217,19 @@ impl fmt::Display for Refusal {
                 f,
                 "{node} shall be reset and is still member {member} of etcd"
             ),
+            Self::NotConvertible {
+                what, seen, way, ..
+            } => write!(f, "{what}: {seen}; {way}"),
+            Self::OldAddressInUse { node, callers } => write!(
+                f,
+                "seen on {node}: {} still connected to the old address: {}",
+                callers.len(),
+                list(callers)
+            ),
+            Self::PastReturn { voters } => write!(
+                f,
+                "{voters} masters vote: a conversion is only taken back while one does"
+            ),
             Self::Unpermitted { action } => write!(f, "`{action}` needs a permitted change"),
         }
     }

@@ -1,12 +1,14 @@
 //! Whether a step's end state stands: the precheck before acting, the check after, and what the planner uses to leave a step out. Start
 //! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in
-//! [`api`], and what shall be gone in [`leaving`].
+//! [`api`], what shall be gone in [`leaving`], and what a conversion brings in [`conversion`].
 
 mod api;
+mod conversion;
 mod etcd;
 mod host;
 mod leaving;
 
+pub use conversion::{ADOPTED, addresses_of, to_leave};
 pub use host::initial_cluster;
 
 use serde::{Deserialize, Serialize};
@@ -147,6 +149,43 @@ pub fn differences(
         }
         HostEnsure::Reset { .. } => leaving::reset(&mut found, facts)?,
         HostEnsure::UploadedCertsGone {} => leaving::uploaded_certs_gone(&mut found, seen)?,
+        HostEnsure::BackedUp { master, .. } => {
+            conversion::backed_up(&mut found, facts, *master)?;
+        }
+        HostEnsure::ServingCertificate { settings, node } => {
+            conversion::serving_certificate(&mut found, facts, settings, node)?;
+        }
+        HostEnsure::ServingCertificateKept { .. } => {
+            conversion::serving_certificate_kept(&mut found, facts)?;
+        }
+        HostEnsure::Configuration { settings, .. } => {
+            conversion::configuration(&mut found, settings, seen)?;
+        }
+        HostEnsure::ConfigurationKept { .. } => {
+            conversion::configuration_kept(&mut found, facts, seen)?;
+        }
+        HostEnsure::ClusterInfo { server } => {
+            conversion::cluster_info(&mut found, server, seen)?;
+        }
+        HostEnsure::ProxyConfig { server } => {
+            conversion::proxy_config(&mut found, server, seen)?;
+        }
+        HostEnsure::Proxy { node, via } => {
+            conversion::proxy(&mut found, node, via.as_ref(), seen)?;
+        }
+        HostEnsure::Kubeconfigs {
+            node,
+            endpoint,
+            old,
+            master,
+        } => {
+            conversion::kubeconfigs(&mut found, facts, node, endpoint, old, *master, seen)?;
+        }
+        HostEnsure::KubeconfigsKept { node, master } => {
+            conversion::kubeconfigs_kept(&mut found, facts, node, *master, seen)?;
+        }
+        HostEnsure::DnsSpread {} => conversion::dns_spread(&mut found, seen)?,
+        HostEnsure::BackupAside {} => conversion::backup_aside(&mut found, facts)?,
     }
     Ok(found.0)
 }

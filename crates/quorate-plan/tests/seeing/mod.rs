@@ -148,6 +148,7 @@ pub fn ready_api(ready: bool) -> ApiView {
         notes: untold(),
         tokens: untold(),
         uploaded_certs: untold(),
+        conversion: untold(),
     }
 }
 

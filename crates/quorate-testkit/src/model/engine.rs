@@ -188,6 +188,8 @@ impl Engine {
             users_balancer: self.template.users_balancer,
             now_ms: CLOCK_MS,
             authorities: parts.authorities,
+            // Outside the model's bounds.
+            foreign: false,
         }
     }
 

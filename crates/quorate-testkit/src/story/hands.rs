@@ -48,10 +48,31 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
             let first = ready.first().expect("a master that serves");
             world.add_learner(first, url).expect("etcd takes it");
         }
+        ["somebody-elses"] => world.somebody_elses(),
+        ["straggler", _, program] => {
+            let foreign = &mut world.machine_mut(&host()).disk.foreign;
+            foreign.stragglers.insert((*program).to_owned());
+        }
+        ["straggler-gone", _] => world.machine_mut(&host()).disk.foreign.stragglers.clear(),
+        ["old-peer-url"] => announce(world, "https://127.0.0.1:2380".into()),
+        ["new-peer-url"] => {
+            let ready = world.ready();
+            let address = world.machine(ready.first().expect("a master")).address;
+            announce(world, format!("https://{address}:2380"));
+        }
         ["leave-behind", rest @ ..] => leave_behind(world, rest),
         _ => return false,
     }
     true
+}
+
+/// The only member tells that its peers reach it there.
+fn announce(world: &mut World, url: String) {
+    let mut members = world
+        .clusters
+        .values_mut()
+        .flat_map(|cluster| cluster.members.values_mut());
+    members.next().expect("a member").peer_url = url;
 }
 
 fn set(world: &mut World, host: &str, setting: &str) {

@@ -273,6 +273,18 @@ impl World {
             | HostEnsure::EndpointGone { .. }
             | HostEnsure::Reset { .. }
             | HostEnsure::UploadedCertsGone {}) => self.leaves(node, &leaving)?,
+            converting @ (HostEnsure::BackedUp { .. }
+            | HostEnsure::ServingCertificate { .. }
+            | HostEnsure::ServingCertificateKept { .. }
+            | HostEnsure::Configuration { .. }
+            | HostEnsure::ConfigurationKept { .. }
+            | HostEnsure::ClusterInfo { .. }
+            | HostEnsure::ProxyConfig { .. }
+            | HostEnsure::Proxy { .. }
+            | HostEnsure::Kubeconfigs { .. }
+            | HostEnsure::KubeconfigsKept { .. }
+            | HostEnsure::DnsSpread {}
+            | HostEnsure::BackupAside {}) => self.converts(node, &converting)?,
         }
         Ok(())
     }
@@ -488,6 +500,7 @@ impl World {
         kube.kubeadm = Some(KubeadmConfig {
             kubernetes: settings.kubernetes.clone(),
             endpoint: settings.endpoint.to_string(),
+            adopted: None,
         });
         kube.cluster_info = Some(format!("https://{}", settings.endpoint));
         kube.workloads.insert("kube-system/kube-proxy".into());

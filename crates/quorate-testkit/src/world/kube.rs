@@ -11,7 +11,7 @@ use quorate_plan::{
     observation::{KubeadmConfig, Node, Readyz},
 };
 
-use super::{ClusterId, World};
+use super::{ClusterId, World, foreign::ForeignKube};
 
 /// What Kubernetes keeps in etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -38,6 +38,8 @@ pub struct Kube {
     pub silent_since: BTreeMap<NodeName, u64>,
     /// The Secret `kubeadm-certs` is there.
     pub uploaded_certs: bool,
+    /// What only a conversion is about.
+    pub foreign: ForeignKube,
 }
 
 impl Kube {

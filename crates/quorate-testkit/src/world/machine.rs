@@ -14,7 +14,7 @@ use quorate_plan::{
     },
 };
 
-use super::etcd::ClusterId;
+use super::{etcd::ClusterId, foreign::ForeignDisk};
 
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,8 @@ pub struct Disk {
     pub balancer: Option<Balancer>,
     /// Version of the kubelet that was set up, without `v`.
     pub kubernetes: String,
+    /// What only a conversion is about.
+    pub foreign: ForeignDisk,
 }
 
 /// etcd's data directory: it knows for good which member of which cluster it is.

@@ -6,6 +6,7 @@
 pub mod act;
 pub mod etcd;
 pub mod fault;
+pub mod foreign;
 pub mod gate;
 pub mod kube;
 mod leave;
@@ -53,6 +54,8 @@ pub struct World {
     pub now_ms: u64,
     /// Certificate authority sets made so far: no two are the same.
     pub authorities: u32,
+    /// Somebody else made the cluster, see [`World::somebody_elses`]; only then hosts tell what a conversion has to know.
+    pub foreign: bool,
 }
 
 impl World {
@@ -67,6 +70,7 @@ impl World {
             users_balancer: true,
             now_ms: CLOCK_MS,
             authorities: 0,
+            foreign: false,
         };
         world.know(spec);
         world

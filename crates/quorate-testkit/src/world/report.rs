@@ -16,6 +16,7 @@ use quorate_plan::{
 use super::{
     BINARY, World,
     etcd::EtcdCluster,
+    foreign::conversion_of_api,
     kube::Kube,
     machine::{Machine as Host, Pod},
 };
@@ -89,6 +90,7 @@ impl World {
             endpoint: Seen::now(Some(self.endpoint_sight(node))),
             dns: Seen::now(self.dns.map(|dns| self.dns_sight(node, dns))),
             listening: Seen::now(listening(machine)),
+            conversion: Seen::now(self.conversion_of(node)),
         }
     }
 
@@ -247,6 +249,7 @@ impl World {
                 || seen("uploaded certificates"),
                 |kube| kube.uploaded_certs,
             ),
+            conversion: conversion_of_api(self.foreign, kube, || seen("the conversion")),
         }))
     }
 }

@@ -393,7 +393,9 @@ impl World {
                 Some(server) if runs && *server == own => {
                     ready.contains(node).then(|| node.clone())
                 }
-                Some(_) if runs => self.through_endpoint(node),
+                Some(server) if runs => self
+                    .master_at(node, server)
+                    .or_else(|| self.through_endpoint(node)),
                 _ => None,
             };
             if let Some(api) = through
@@ -403,7 +405,8 @@ impl World {
                 let networked = kube
                     .notes
                     .as_ref()
-                    .is_some_and(|notes| notes.contains_key("network"));
+                    .is_some_and(|notes| notes.contains_key("network"))
+                    || self.foreign;
                 let object = kube.nodes.entry(node.clone()).or_insert_with(|| Node {
                     ready: false,
                     reason: String::new(),

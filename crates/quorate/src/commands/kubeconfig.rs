@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use quorate_exec::{Control, SshAccess, hostile};
 use zeroize::Zeroizing;
 
@@ -38,8 +38,12 @@ const BYTES_MAX: usize = 1 << 20;
 Examples:
   quorate kubeconfig -f demo.yaml           writes demo.kubeconfig
   kubectl --kubeconfig demo.kubeconfig get nodes
-  quorate kubeconfig --out - | kubectl --kubeconfig /dev/stdin get nodes")]
+  quorate kubeconfig --out - | kubectl --kubeconfig /dev/stdin get nodes
+  quorate kubeconfig rewrite ~/.kube/config -f demo.yaml   lead one that is there to the endpoint")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     file: FileArgument,
     /// Where to; `-` is stdout. Default: NAME.kubeconfig.
@@ -50,11 +54,65 @@ pub struct Arguments {
     force: bool,
 }
 
+/// What else is done with kubeconfigs.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lead a kubeconfig that is there to the cluster's endpoint. Only the server changes: who you are stays.
+    Rewrite(RewriteArguments),
+}
+
+/// Which file, and away from where.
+#[derive(Debug, Args)]
+struct RewriteArguments {
+    /// The kubeconfig.
+    #[arg(value_name = "KUBECONFIG")]
+    kubeconfig: PathBuf,
+    #[command(flatten)]
+    file: FileArgument,
+    /// The server it leads away from, as it stands there. May be repeated. Default: the addresses of the masters.
+    #[arg(long, value_name = "SERVER")]
+    from: Vec<String>,
+}
+
+/// Leads a kubeconfig to the endpoint.
+fn rewrite(arguments: &RewriteArguments, console: &mut Console) -> Result<(), Failure> {
+    let cluster = ClusterFile::read(&arguments.file.file, Directories::of_process()?, console)?;
+    let path = &arguments.kubeconfig;
+    if !path.exists() {
+        return Err(Failure::usage(format!("there is no `{}`", path.display())));
+    }
+    let masters = cluster.spec.control_plane.values();
+    let own = masters.map(|machine| format!("https://{}", quorate_plan::Spec::apiserver(machine)));
+    let from: Vec<String> = if arguments.from.is_empty() {
+        own.collect()
+    } else {
+        arguments.from.clone()
+    };
+    let to = format!("https://{}", cluster.spec.endpoint);
+    let changed = quorate_node::lead_kubeconfig(path, |server| {
+        from.iter().any(|old| old == server).then(|| to.clone())
+    })
+    .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
+    console.say(if changed {
+        format!("`{}` leads to {to} now", path.display())
+    } else {
+        format!(
+            "`{}` leads to none of {}: nothing was changed",
+            path.display(),
+            from.join(", ")
+        )
+    });
+    Ok(())
+}
+
 /// Runs it.
 ///
 /// # Errors
 /// When no control plane host gives one, or it cannot be written.
 pub async fn run(arguments: &Arguments, console: &mut Console) -> Result<(), Failure> {
+    if let Some(Command::Rewrite(arguments)) = &arguments.command {
+        return rewrite(arguments, console);
+    }
     let cluster = ClusterFile::read(&arguments.file.file, Directories::of_process()?, console)?;
     let text = fetch(&cluster).await?;
     let out = match &arguments.out {

@@ -1,9 +1,11 @@
 //! One file per command: its arguments and what it does.
 
+pub mod adopt;
 pub mod apply;
 pub mod bundle;
 mod carry_out;
 pub mod completion;
+pub mod convert;
 pub mod destroy;
 pub mod drill;
 mod edit;

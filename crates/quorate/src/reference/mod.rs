@@ -67,6 +67,9 @@ runbooks! {
     NotWanted = "not-wanted";
     JoinerDiffers = "joiner-differs";
     StillMember = "still-member";
+    NotConvertible = "not-convertible";
+    OldAddressInUse = "old-address-in-use";
+    PastReturn = "past-return";
 }
 
 /// The first line of a runbook.

@@ -88,7 +88,27 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         | HostEnsure::NodeGone { .. }
         | HostEnsure::EndpointGone { .. }
         | HostEnsure::UploadedCertsGone {}
+        | HostEnsure::ServingCertificateKept { .. }
+        | HostEnsure::Configuration { .. }
+        | HostEnsure::ClusterInfo { .. }
+        | HostEnsure::ProxyConfig { .. }
+        | HostEnsure::DnsSpread {}
         | HostEnsure::TokensGone {} => Vec::new(),
+        HostEnsure::BackedUp { .. } | HostEnsure::BackupAside {} => {
+            vec!["in /var/lib/quorate/conversion".to_owned()]
+        }
+        HostEnsure::ServingCertificate { settings, .. } => {
+            let names: Vec<&str> = settings.sans.iter().map(String::as_str).collect();
+            vec![format!("names {}", names.join(", "))]
+        }
+        HostEnsure::ConfigurationKept { .. } | HostEnsure::KubeconfigsKept { .. } => {
+            vec!["from /var/lib/quorate/conversion".to_owned()]
+        }
+        HostEnsure::Proxy { .. } => vec!["its pod is made anew; the node's rules stay".to_owned()],
+        HostEnsure::Kubeconfigs { old, .. } => {
+            let old: Vec<&str> = old.iter().map(String::as_str).collect();
+            vec![format!("away from {}", old.join(", "))]
+        }
         HostEnsure::LeaderMoved { to, .. } => {
             let to: Vec<&str> = to.iter().map(|peer| peer.name.as_str()).collect();
             vec![format!("to one of {}", to.join(", "))]
@@ -136,6 +156,8 @@ fn settings(step: &Step) -> Option<&ClusterSettings> {
             HostEnsure::Certificates { settings, .. }
             | HostEnsure::ControlPlane { settings, .. }
             | HostEnsure::Rehearsed { settings, .. }
+            | HostEnsure::ServingCertificate { settings, .. }
+            | HostEnsure::Configuration { settings, .. }
             | HostEnsure::ClusterConfig { settings, .. }
             | HostEnsure::ClusterDns { settings, .. },
         ) => Some(settings),

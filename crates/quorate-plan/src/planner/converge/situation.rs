@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Intent, NodeName, Observation, Refusal, Spec,
+    adopted::Adopted,
     kubeadm::ClusterSettings,
     observation::{Founding, MachineKind},
     quorum::Quorum,
@@ -40,7 +41,39 @@ pub(in crate::planner) fn machine_kind(
     Err(missing)
 }
 
-pub(in crate::planner) fn settings(intent: &Intent, kind: MachineKind) -> ClusterSettings {
+/// What the cluster was made with, where somebody else made it: its own note says so. Nobody can say while a master of somebody else's is
+/// there and no apiserver tells.
+pub(in crate::planner) fn adopted(
+    spec: &Spec,
+    seen: &Observation,
+) -> Result<Option<Adopted>, Missing> {
+    let config = match seen.api() {
+        Ok(Some(api)) => api.kubeadm.get(),
+        Ok(None) => return Ok(None),
+        Err(missing) => Err(missing),
+    };
+    match config {
+        Ok(config) => Ok(config
+            .as_ref()
+            .and_then(|config| config.adopted.as_deref().cloned())),
+        Err(missing) if spec.control_plane.keys().any(|node| foreign(seen, node)) => Err(missing),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether that host is a node of a cluster by somebody else's doing: it has a kubelet.conf, and Quorate installed nothing there.
+pub(in crate::planner) fn foreign(seen: &Observation, node: &NodeName) -> bool {
+    seen.host(node).is_ok_and(|facts| {
+        matches!(facts.components.get(), Ok(None))
+            && matches!(facts.kubeconfigs.get(), Ok(files) if files.contains_key("kubelet.conf"))
+    })
+}
+
+pub(in crate::planner) fn settings(
+    intent: &Intent,
+    kind: MachineKind,
+    adopted: Option<Adopted>,
+) -> ClusterSettings {
     let spec = &intent.spec;
     let mut sans: BTreeSet<String> = [spec.endpoint.host.clone()].into();
     for (name, machine, role) in spec.machines() {
@@ -55,6 +88,9 @@ pub(in crate::planner) fn settings(intent: &Intent, kind: MachineKind) -> Cluste
             Role::Worker => {}
         }
     }
+    if let Some(adopted) = &adopted {
+        sans.extend(adopted.sans());
+    }
     ClusterSettings {
         cluster: spec.name.clone(),
         kubernetes: spec.kubernetes.clone(),
@@ -64,6 +100,7 @@ pub(in crate::planner) fn settings(intent: &Intent, kind: MachineKind) -> Cluste
         services: spec.network.services.clone(),
         images: intent.bundle.images.clone(),
         kind,
+        adopted: adopted.map(Box::new),
     }
 }
 

@@ -1,0 +1,377 @@
+//! A cluster that somebody else made, and the effects of the end states by which it is converted, or led back. Start at
+//! [`World::somebody_elses`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use quorate_plan::{
+    Missing, NodeName, Seen,
+    adopted::Adopted,
+    kubeadm::ClusterSettings,
+    observation::{
+        ApiConversion, Backup, Caller, Certificate, HostConversion, KeptObjects, KubeadmConfig,
+        Snapshot,
+    },
+    standing::{ADOPTED, to_leave},
+    step::HostEnsure,
+};
+
+use super::{
+    World,
+    act::{ActError, failed, not_yet},
+    kube::Kube,
+};
+use crate::fixture::KUBERNETES;
+
+/// Where kubeconfigs lie.
+const FOLDER: &str = "/etc/kubernetes/";
+
+/// What lies on a disk for a conversion's sake, and who uses the old address there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct ForeignDisk {
+    /// What was kept.
+    pub backup: Option<Backup>,
+    /// The serving certificate among it.
+    pub serving: Option<Certificate>,
+    /// Programs of somebody's on this host that are connected to the old address.
+    pub stragglers: BTreeSet<String>,
+}
+
+/// What a cluster keeps that only a conversion looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct ForeignKube {
+    /// The server in kube-proxy's ConfigMap.
+    pub proxy: Option<String>,
+    /// The server that each kube-proxy has read.
+    pub proxies: BTreeMap<NodeName, String>,
+    /// Nodes on which cluster DNS runs.
+    pub dns_nodes: BTreeSet<NodeName>,
+}
+
+/// A certificate by its names: the same names are the same certificate.
+fn digest(certificate: &Certificate) -> String {
+    let names: Vec<&str> = certificate.sans.iter().map(String::as_str).collect();
+    names.join(" ")
+}
+
+fn configuration(settings: Option<&ClusterSettings>) -> Adopted {
+    let text = match settings {
+        Some(settings) => settings.cluster_configuration(),
+        None => format!(
+            "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v{KUBERNETES}\n\
+             networking:\n  podSubnet: 10.244.0.0/16\n  serviceSubnet: 10.96.0.0/12\n"
+        ),
+    };
+    Adopted::read(&text, None).expect("what we render is kubeadm's")
+}
+
+impl World {
+    /// The cluster of one master that runs becomes one that somebody else made with `kubeadm init`, addressed by the master's own address:
+    /// nothing on any host or in the cluster tells of Quorate.
+    ///
+    /// # Panics
+    /// When no master serves.
+    pub fn somebody_elses(&mut self) {
+        let ready = self.ready();
+        let master = ready.first().expect("a master that serves").clone();
+        let server = format!("https://{}:6443", self.machine(&master).address);
+        self.foreign = true;
+        let nodes: Vec<NodeName> = self.machines.keys().cloned().collect();
+        for node in &nodes {
+            let machine = self.machine_mut(node);
+            let disk = &mut machine.disk;
+            disk.mark = None;
+            disk.components = None;
+            disk.founding = None;
+            disk.marker = None;
+            disk.bundles.clear();
+            disk.images.clear();
+            disk.sysctls.clear();
+            disk.hosts_file.clear();
+            for own in disk.kubeconfigs.values_mut() {
+                own.clone_from(&server);
+            }
+            if let Some(serving) = disk.pki.certificates.get_mut("pki/apiserver.crt") {
+                let own = [master.to_string(), machine.address.to_string()];
+                serving.sans = own.into();
+            }
+        }
+        let kube = self.kube_mut(&master).expect("it serves");
+        kube.notes = None;
+        kube.workloads.insert("kube-flannel/kube-flannel-ds".into());
+        kube.cluster_info = Some(server.clone());
+        kube.kubeadm = Some(KubeadmConfig {
+            kubernetes: KUBERNETES.into(),
+            endpoint: String::new(),
+            adopted: Some(Box::new(configuration(None))),
+        });
+        kube.foreign = ForeignKube {
+            proxy: Some(server.clone()),
+            proxies: kube
+                .nodes
+                .keys()
+                .map(|node| (node.clone(), server.clone()))
+                .collect(),
+            dns_nodes: [master].into(),
+        };
+    }
+
+    /// What the addresses of a server are, as that host sees it.
+    fn reached(&self, node: &NodeName, server: &str) -> Option<SocketAddr> {
+        let (host, port) = server.strip_prefix("https://")?.rsplit_once(':')?;
+        let address = match host.parse() {
+            Ok(address) => address,
+            Err(_) if host == self.endpoint.host => self.resolved(node)?,
+            Err(_) => return None,
+        };
+        Some(SocketAddr::new(address, port.parse().ok()?))
+    }
+
+    /// The master whose own address a server is, when it serves.
+    pub(super) fn master_at(&self, node: &NodeName, server: &str) -> Option<NodeName> {
+        if !self.foreign {
+            return None;
+        }
+        let (master, _) = self.at(self.reached(node, server)?.ip())?;
+        self.api_ready(master).map(|_| master.clone())
+    }
+
+    fn kubeconfigs(&self, node: &NodeName) -> BTreeMap<String, BTreeSet<String>> {
+        let files = self.machine(node).disk.kubeconfigs.iter();
+        files
+            .map(|(name, server)| (format!("{FOLDER}{name}"), [server.clone()].into()))
+            .collect()
+    }
+
+    /// What a conversion has to know of a host. `None`: there is none to convert.
+    pub(super) fn conversion_of(&self, node: &NodeName) -> Option<Box<HostConversion>> {
+        if !self.foreign {
+            return None;
+        }
+        let machine = self.machine(node);
+        let disk = &machine.disk;
+        let serving = disk.pki.certificates.get("pki/apiserver.crt").map(digest);
+        let mut connections = BTreeMap::new();
+        let mut callers = BTreeSet::new();
+        let kubelet = disk.kubeconfigs.get("kubelet.conf");
+        if let Some(server) = kubelet.filter(|_| machine.active("kubelet")) {
+            let to = self.reached(node, server);
+            connections.insert("kubelet".to_owned(), to.into_iter().collect());
+            callers.extend(to.map(|to| ("kubelet".to_owned(), to)));
+        }
+        let proxies = self.clusters.values().find_map(|cluster| {
+            let kube = &cluster.kube.foreign;
+            kube.proxies.get(node)
+        });
+        if let Some(server) = proxies {
+            let to = self.reached(node, server);
+            connections.insert("kube-proxy".to_owned(), to.into_iter().collect());
+            callers.extend(to.map(|to| ("kube-proxy".to_owned(), to)));
+        }
+        let old = self.machines.values().find(|machine| {
+            let etcd = machine.disk.manifests.get("etcd");
+            etcd.is_some_and(|etcd| etcd.flag("initial-cluster-state") == Some("new"))
+        });
+        let old = old.map(|machine| SocketAddr::new(machine.address, 6443));
+        for straggler in &disk.foreign.stragglers {
+            callers.extend(old.map(|old| (straggler.clone(), old)));
+        }
+        let callers = callers
+            .into_iter()
+            .filter(|(_, to)| Some(*to) == old)
+            .map(|(process, to)| Caller {
+                to,
+                from: machine.address,
+                process: Some(process),
+            })
+            .collect();
+        Some(Box::new(HostConversion {
+            kubeconfigs: Seen::now(self.kubeconfigs(node)),
+            served: Seen::now(serving.clone()),
+            serving: Seen::now(serving),
+            leads: Seen::now(
+                self.through_endpoint(node)
+                    .and_then(|master| self.readyz(&master))
+                    .filter(|_| disk.pki.cluster_ca.is_some()),
+            ),
+            proxy_healthy: Seen::now(proxies.map(|_| true)),
+            connections: Seen::now(connections),
+            callers: Seen::now(callers),
+            backup: Seen::now(disk.foreign.backup.clone()),
+            kubeadm: Seen::now(Some(KUBERNETES.into())),
+        }))
+    }
+
+    /// The effect of an end state of a conversion, or of its way back.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) fn converts(
+        &mut self,
+        node: &NodeName,
+        ensure: &HostEnsure,
+    ) -> Result<(), ActError> {
+        match ensure {
+            HostEnsure::BackedUp { master, .. } => self.back_up(node, *master)?,
+            HostEnsure::ServingCertificate {
+                settings,
+                node: peer,
+            } => {
+                let own = [peer.name.to_string(), peer.address.to_string()];
+                let serving = self.serving(node)?;
+                serving.sans = settings.sans.iter().cloned().chain(own).collect();
+            }
+            HostEnsure::ServingCertificateKept { .. } => {
+                if let Some(kept) = self.machine(node).disk.foreign.serving.clone() {
+                    *self.serving(node)? = kept;
+                }
+            }
+            HostEnsure::Configuration { settings, .. } => {
+                let adopted = settings.adopted.as_ref();
+                adopted.ok_or_else(|| failed("nothing says what the cluster was made with"))?;
+                let kube = self.own_kube(node)?;
+                kube.kubeadm = Some(KubeadmConfig {
+                    kubernetes: settings.kubernetes.clone(),
+                    endpoint: settings.endpoint.to_string(),
+                    adopted: Some(Box::new(configuration(Some(settings)))),
+                });
+                let note = (ADOPTED.to_owned(), "converted".to_owned());
+                kube.notes.get_or_insert_default().extend([note]);
+            }
+            HostEnsure::ConfigurationKept { .. } => {
+                let kept = self.kept(node)?;
+                let kube = self.own_kube(node)?;
+                kube.kubeadm = Some(KubeadmConfig {
+                    kubernetes: KUBERNETES.into(),
+                    endpoint: kept.endpoint,
+                    adopted: Some(Box::new(kept.adopted)),
+                });
+                if let Some(notes) = &mut kube.notes {
+                    notes.remove(ADOPTED);
+                }
+            }
+            HostEnsure::ClusterInfo { server } => {
+                self.own_kube(node)?.cluster_info = Some(server.clone());
+            }
+            HostEnsure::ProxyConfig { server } => {
+                self.own_kube(node)?.foreign.proxy = Some(server.clone());
+            }
+            HostEnsure::Proxy { node: of, .. } => {
+                let kube = &mut self.own_kube(node)?.foreign;
+                let server = kube.proxy.clone();
+                let server = server.ok_or_else(|| failed("there is no ConfigMap kube-proxy"))?;
+                kube.proxies.insert(of.clone(), server);
+            }
+            HostEnsure::Kubeconfigs {
+                node: peer,
+                endpoint,
+                old,
+                master,
+            } => {
+                let own = master.then_some(peer);
+                let disk = &mut self.machine_mut(node).disk;
+                for (name, server) in &mut disk.kubeconfigs {
+                    let there = [server.clone()].into();
+                    if !to_leave(&format!("{FOLDER}{name}"), &there, old, own).is_empty() {
+                        *server = format!("https://{endpoint}");
+                    }
+                }
+            }
+            HostEnsure::KubeconfigsKept { .. } => {
+                let disk = &mut self.machine_mut(node).disk;
+                let kept = disk.foreign.backup.clone().map(|backup| backup.kubeconfigs);
+                for (path, servers) in kept.unwrap_or_default() {
+                    let name = path.trim_start_matches(FOLDER);
+                    if let (Some(now), Some(was)) =
+                        (disk.kubeconfigs.get_mut(name), servers.first())
+                    {
+                        now.clone_from(was);
+                    }
+                }
+            }
+            HostEnsure::DnsSpread {} => {
+                let kube = self.own_kube(node)?;
+                let ready = kube.nodes.iter().filter(|(_, object)| object.ready);
+                let two: BTreeSet<NodeName> = ready.map(|(node, _)| node.clone()).take(2).collect();
+                if two.len() < 2 {
+                    return Err(not_yet("there are not two ready nodes"));
+                }
+                kube.foreign.dns_nodes = two;
+            }
+            HostEnsure::BackupAside {} => {
+                let foreign = &mut self.machine_mut(node).disk.foreign;
+                foreign.backup = None;
+                foreign.serving = None;
+            }
+            other => unreachable!("`{other}` converts nothing"),
+        }
+        Ok(())
+    }
+
+    fn serving(&mut self, node: &NodeName) -> Result<&mut Certificate, ActError> {
+        let certificates = &mut self.machine_mut(node).disk.pki.certificates;
+        certificates
+            .get_mut("pki/apiserver.crt")
+            .ok_or_else(|| failed("there is no serving certificate"))
+    }
+
+    fn kept(&self, node: &NodeName) -> Result<KeptObjects, ActError> {
+        let backup = self.machine(node).disk.foreign.backup.clone();
+        backup
+            .and_then(|backup| backup.objects)
+            .ok_or_else(|| failed("nothing was kept"))
+    }
+
+    fn back_up(&mut self, node: &NodeName, master: bool) -> Result<(), ActError> {
+        let objects = if master {
+            let kube = self.own_kube(node)?;
+            let config = kube.kubeadm.clone();
+            let config = config.ok_or_else(|| failed("there is no kubeadm-config"))?;
+            Some(KeptObjects {
+                endpoint: config.endpoint,
+                adopted: *config
+                    .adopted
+                    .ok_or_else(|| failed("it is not kubeadm's"))?,
+                cluster_info: kube.cluster_info.clone(),
+                proxy: kube.foreign.proxy.clone(),
+            })
+        } else {
+            None
+        };
+        let kubeconfigs = self.kubeconfigs(node);
+        let disk = &mut self.machine_mut(node).disk;
+        let serving = disk.pki.certificates.get("pki/apiserver.crt").cloned();
+        disk.foreign.backup = Some(Backup {
+            snapshot: master.then(|| Snapshot {
+                bytes: 1,
+                sha256: "00".into(),
+            }),
+            kubeconfigs,
+            serving: serving.as_ref().map(digest),
+            objects,
+        });
+        disk.foreign.serving = serving;
+        Ok(())
+    }
+}
+
+/// What a conversion has to know of the cluster.
+pub(super) fn conversion_of_api(
+    foreign: bool,
+    kube: Option<&Kube>,
+    missing: impl Fn() -> Missing,
+) -> Seen<Option<Box<ApiConversion>>> {
+    let Some(kube) = kube else {
+        return Seen::Unknown(missing());
+    };
+    Seen::now(foreign.then(|| {
+        Box::new(ApiConversion {
+            unsigned: Seen::now(BTreeSet::new()),
+            proxy: Seen::now(kube.foreign.proxy.clone()),
+            dns_nodes: Seen::now(kube.foreign.dns_nodes.clone()),
+            dns_wanted: Seen::now(2),
+        })
+    }))
+}

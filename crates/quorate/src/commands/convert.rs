@@ -1,0 +1,67 @@
+//! `quorate convert`: a cluster that somebody else made with one master becomes highly available, without an outage; and back.
+
+use clap::Args;
+use quorate_plan::{Goal, intent::Landmark};
+
+use super::verb;
+use crate::{
+    cluster::ClusterFile,
+    console::Console,
+    failure::Failure,
+    reach::{Reach, wanted},
+};
+
+/// Lead a cluster that somebody else made with one master to an endpoint, and join masters to it.
+///
+/// The one master goes on serving its old address, so everybody moves one by one and nothing is restarted but kubelets of workers, whose pods
+/// do not notice. Everything that is changed is kept first. Nobody joins while somebody unknown still uses the old address. Until the second
+/// master votes --undo takes everything back, from wherever it was broken off. The plan is shown, and asked for once; running it again goes on
+/// from what is there.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  quorate convert -f demo.yaml -n                      the plan alone
+  quorate convert -f demo.yaml --pause-after backup    prepare, keep, change nothing of the cluster
+  quorate convert -f demo.yaml
+  quorate convert -f demo.yaml --undo
+  quorate convert --accept old-address-in-use=w-1      a straggler there may stay behind")]
+pub struct Arguments {
+    #[command(flatten)]
+    verb: verb::VerbArguments,
+    /// Take the conversion back: everything leads again to where it did. Only while one master votes.
+    #[arg(long, conflicts_with = "pause_after")]
+    undo: bool,
+    /// Stop when this is reached: backup, certificate, configuration, cluster-info, kube-proxy or kubeconfigs. None of them lies between two
+    /// voting masters and three.
+    #[arg(long, value_name = "LANDMARK")]
+    pause_after: Option<Landmark>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When it was refused or not done, or the cluster is not healthy afterwards.
+pub async fn run(
+    arguments: &Arguments,
+    console: &mut Console,
+    reach: &impl Reach,
+) -> Result<(), Failure> {
+    let verb = &arguments.verb;
+    verb.check("convert", console)?;
+    let cluster = ClusterFile::read(&verb.file.file, reach.directories()?, console)?;
+    cluster.say_warnings(console);
+    let pause_after = arguments.pause_after;
+    let goal = if arguments.undo {
+        Goal::Unconvert
+    } else {
+        Goal::Convert { pause_after }
+    };
+    let intent = wanted(&cluster, goal, &verb.accept.accept, reach).await?;
+    let world = reach.world(&cluster, &intent).await?;
+    if !arguments.undo && pause_after.is_none() {
+        console.say(
+            "Point of no return: the promotion of the second master. Until then `quorate convert --undo` takes everything back; from then on the way is on to the masters of the file.",
+        );
+    }
+    verb::run(verb, &cluster, &intent, &world, console, reach).await
+}
