@@ -48,6 +48,10 @@ const SNAPSHOT_STALLS_MAX: Duration = Duration::from_secs(30);
 
 pub(super) async fn ensure(work: &Work<'_>, master: bool) -> Result<(), ActionError> {
     let paths = work.paths;
+    // What is there is what was before anything was changed: it is never taken again, nor thrown away when its note cannot be read.
+    if facts::backup(paths)?.is_some() {
+        return Ok(());
+    }
     let client = if master { Some(own_api(work)?) } else { None };
     // What an attempt left that was broken off says nothing: without the note nothing was changed yet.
     durable::remove_folder(&paths.state(KEPT))?;
