@@ -8,7 +8,7 @@ use quorate_exec::{
     run as run_plan,
 };
 use quorate_plan::{
-    Ensure, Event, HostEnsure, Intent, NodeName, Observation, Plan, Planning,
+    Ensure, Event, Goal, HostEnsure, Intent, NodeName, Observation, Plan, Planning,
     assessment::{Health, assess},
     event::Verdict,
     plan::Waiting,
@@ -136,6 +136,10 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
             console.say(format!("{name}: nothing to do"));
             // A run that was killed when everything stood: what it began may still be coming up, and nobody has ended it.
             let ended = end_left_over(intent, world, &seen).await;
+            if let Some(words) = half_way(cluster, intent) {
+                console.say(format!("{name}: {words}"));
+                return reached(cluster, intent, &seen, console);
+            }
             if waited || ended {
                 seen = tokio::select! {
                     seen = settled(intent, world, console) => seen,
@@ -397,6 +401,10 @@ async fn end<H: Hosts, I: Infra>(
     );
     match outcome.verdict {
         Verdict::Done | Verdict::More => {
+            if let Some(words) = half_way(cluster, intent) {
+                console.say(words);
+                return reached(cluster, intent, &observe(world, intent).await, console);
+            }
             let seen = settled(intent, world, console).await;
             reached(cluster, intent, &seen, console)?;
             verdict(intent, &seen, console)
@@ -431,6 +439,25 @@ async fn end<H: Hosts, I: Infra>(
             };
             Err(Failure::new(exit, format!("stopped, {} left", counted(left, "step"))).hint(again))
         }
+    }
+}
+
+/// What there is to say where the goal is not the cluster of the file, but one of a single master on the way there or back: with the masters
+/// of its file it is compared when they have joined.
+fn half_way(cluster: &ClusterFile, intent: &Intent) -> Option<String> {
+    let file = cluster.path.display();
+    match &intent.goal {
+        Goal::Convert {
+            pause_after: Some(landmark),
+        } => Some(format!(
+            "paused after {landmark}: `quorate convert -f {file}` goes on, `quorate convert -f {file} --undo` takes it back"
+        )),
+        Goal::Unconvert => Some("taken back: everything leads to where it did before".to_owned()),
+        Goal::Convert { pause_after: None }
+        | Goal::Converge
+        | Goal::Replace { .. }
+        | Goal::Remove { .. }
+        | Goal::Repair => None,
     }
 }
 
