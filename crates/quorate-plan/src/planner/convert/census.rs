@@ -70,11 +70,10 @@ fn of_host(
         others.any(|(_, machine, _)| machine.address == caller.from)
     };
     let own = |caller: &Caller| {
-        *node == foreign.original.name
-            && caller
-                .process
-                .as_deref()
-                .is_some_and(|process| OWN.contains(&process))
+        let process = caller.process.as_deref();
+        // Quorate's own programs there: another look, or a balancer beside the apiserver.
+        let is_own = |process: &str| OWN.contains(&process) || process.starts_with("quorate-");
+        *node == foreign.original.name && process.is_some_and(is_own)
     };
     let callers = facts.conversion()?.callers.get()?;
     let counted = callers.iter().filter(|caller| {
