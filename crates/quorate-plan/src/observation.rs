@@ -429,6 +429,10 @@ pub struct Manifest {
     pub flags: Vec<String>,
     /// Host paths mounted into it.
     pub mounts: BTreeSet<String>,
+    /// Files of the host that its flags name and somebody wrote for it, such as an audit policy, by path: SHA-256 in hex, or what is there
+    /// instead. What kubeadm issues for each host, and what the component itself writes, is left out.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
 }
 
 /// Static pod manifests as kubeadm renders them for a host that is to join, before anything is added for it.

@@ -174,6 +174,9 @@ impl Settings {
                     note(format!("mount {mount}"), "there".into());
                 }
             }
+            for (path, sum) in &manifest.files {
+                note(format!("file {path}"), sum.clone());
+            }
         }
         Ok(Self(
             settings

@@ -306,6 +306,7 @@ fn founding_needs_hosts_that_carry_nothing() {
             image: "etcd".into(),
             flags: Vec::new(),
             mounts: BTreeSet::new(),
+            files: [].into(),
         };
         facts.manifests = Seen::now([("etcd".to_owned(), manifest)].into());
     });

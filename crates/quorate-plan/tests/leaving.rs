@@ -393,6 +393,7 @@ fn a_joiner_is_compared_before_it_is_added() {
                 format!("--listen-peer-urls=https://10.0.0.{address}:2380"),
             ],
             mounts: BTreeSet::new(),
+            files: BTreeMap::new(),
         };
         facts(&mut named, name).manifests =
             Seen::now(BTreeMap::from([("etcd".to_owned(), manifest)]));
@@ -404,6 +405,7 @@ fn a_joiner_is_compared_before_it_is_added() {
         image: "etcd".into(),
         flags: vec!["--auto-compaction-mode=revision".into()],
         mounts: BTreeSet::new(),
+        files: BTreeMap::new(),
     };
     facts(&mut differing, "b").manifests =
         Seen::now(BTreeMap::from([("etcd".to_owned(), manifest)]));

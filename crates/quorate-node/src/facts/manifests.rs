@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use quorate_plan::observation::Manifest;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::{
     durable::{self, FileError},
@@ -28,13 +30,56 @@ pub(super) fn look(paths: &Paths) -> Result<BTreeMap<String, Manifest>, FileErro
             continue;
         };
         if let Some(text) = durable::read_text(&path)? {
-            found.insert(name.to_owned(), parse(&path, &text)?);
+            let mut manifest = parse(&path, &text)?;
+            look_at_files(paths, &mut manifest)?;
+            found.insert(name.to_owned(), manifest);
         }
     }
     Ok(found)
 }
 
-/// Reads a manifest's text; `path` is for the message.
+/// Looks what the files are that a manifest names, on this host and now.
+pub(super) fn look_at_files(paths: &Paths, manifest: &mut Manifest) -> Result<(), FileError> {
+    for (path, sum) in &mut manifest.files {
+        let place = paths.at(path.as_str());
+        *sum = if place.is_dir() {
+            "a folder".into()
+        } else {
+            match durable::read(&place)? {
+                Some(bytes) => super::hex(&Sha256::digest(&*Zeroizing::new(bytes))),
+                None => "missing".into(),
+            }
+        };
+    }
+    Ok(())
+}
+
+/// Where kubeadm itself puts what differs from host to host: certificates, and the kubeconfigs of the components.
+const ISSUED: [&str; 3] = [
+    "/etc/kubernetes/pki/",
+    "/etc/kubernetes/controller-manager.conf",
+    "/etc/kubernetes/scheduler.conf",
+];
+
+/// The file of the host that a flag names, through the mounts. `None`: it names none, one that is issued, or one that is written.
+fn named_file(flag: &str, mounts: &[(String, String)]) -> Option<String> {
+    let (name, value) = flag.split_once('=')?;
+    let written = ["log", "dir"].iter().any(|word| name.contains(word));
+    if written || !value.starts_with('/') {
+        return None;
+    }
+    let below = |mount: &str| {
+        let rest = value.strip_prefix(mount)?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    };
+    let found = mounts.iter().filter_map(|(inside, outside)| {
+        Some((inside.len(), format!("{outside}{}", below(inside)?)))
+    });
+    let (_, path) = found.max()?;
+    (!ISSUED.iter().any(|issued| path.starts_with(issued))).then_some(path)
+}
+
+/// Reads a manifest's text; `path` is for the message. What its files are nobody has looked at then.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<Manifest, FileError> {
     let pod: Pod = serde_saphyr::from_str(text)
         .map_err(|err| FileError::senseless(path, crate::shown::line(&err.to_string())))?;
@@ -44,11 +89,22 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Manifest, FileError> {
         .into_iter()
         .next()
         .ok_or_else(|| FileError::senseless(path, "it has no container"))?;
-    let flags = container
+    let flags: Vec<String> = container
         .command
         .into_iter()
         .chain(container.args)
         .filter(|word| word.starts_with("--"))
+        .collect();
+    let outside = |mount: &Mount| {
+        let volume = pod.spec.volumes.iter().find(|one| one.name == mount.name)?;
+        let host_path = volume.host_path.as_ref()?;
+        let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
+        Some((trimmed(&mount.mount_path), trimmed(&host_path.path)))
+    };
+    let through: Vec<_> = container.volume_mounts.iter().filter_map(outside).collect();
+    let files = flags
+        .iter()
+        .filter_map(|flag| Some((named_file(flag, &through)?, String::new())))
         .collect();
     let mounts = pod
         .spec
@@ -60,6 +116,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Manifest, FileError> {
         image: container.image,
         flags,
         mounts,
+        files,
     })
 }
 
@@ -86,6 +143,7 @@ struct Spec {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Container {
     #[serde(default)]
     image: String,
@@ -93,11 +151,22 @@ struct Container {
     command: Vec<String>,
     #[serde(default)]
     args: Vec<String>,
+    #[serde(default)]
+    volume_mounts: Vec<Mount>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mount {
+    name: String,
+    mount_path: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Volume {
+    #[serde(default)]
+    name: String,
     host_path: Option<HostPath>,
 }
 
@@ -135,6 +204,47 @@ spec:
     name: e
 status: {}
 ";
+
+    #[test]
+    fn files_that_somebody_wrote_for_it() {
+        let machine = testing::machine();
+        let text = "spec:
+  containers:
+  - command:
+    - kube-apiserver
+    - --audit-policy-file=/audit/policy.yaml
+    - --audit-log-path=/audit/log
+    - --encryption-provider-config=/etc/kubernetes/encryption.yaml
+    - --tls-cert-file=/etc/kubernetes/pki/apiserver.crt
+    - --kubelet-preferred-address-types=InternalIP
+    - --oidc-ca-file=/nowhere/ca.crt
+    volumeMounts:
+    - { name: a, mountPath: /audit }
+    - { name: e, mountPath: /etc/kubernetes/encryption.yaml }
+    - { name: p, mountPath: /etc/kubernetes/pki }
+  volumes:
+  - { name: a, hostPath: { path: /srv/audit/ } }
+  - { name: e, hostPath: { path: /etc/kubernetes/encryption.yaml } }
+  - { name: p, hostPath: { path: /etc/kubernetes/pki } }
+";
+        machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", text);
+        machine.write("/srv/audit/policy.yaml", "kind: Policy");
+        let seen = || {
+            look(&machine.paths).unwrap()["kube-apiserver"]
+                .files
+                .clone()
+        };
+        let files = seen();
+        let paths: Vec<&str> = files.keys().map(String::as_str).collect();
+        assert_eq!(
+            paths,
+            ["/etc/kubernetes/encryption.yaml", "/srv/audit/policy.yaml"]
+        );
+        assert_eq!(files["/etc/kubernetes/encryption.yaml"], "missing");
+        assert_eq!(files["/srv/audit/policy.yaml"].len(), 64);
+        machine.write("/srv/audit/policy.yaml", "kind: Other");
+        assert_ne!(seen(), files, "another file");
+    }
 
     #[test]
     fn flags_and_mounts() {

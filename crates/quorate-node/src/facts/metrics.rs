@@ -250,6 +250,7 @@ etcd_disk_wal_fsync_duration_seconds_count 1000
             image: String::new(),
             flags,
             mounts: [].into(),
+            files: BTreeMap::new(),
         };
         [("etcd".to_owned(), manifest)].into()
     }

@@ -184,7 +184,15 @@ pub(crate) const REHEARSAL: &str = "rehearsal.json";
 
 /// What came of the last rehearsal on this host.
 fn rehearsal(paths: &Paths) -> Result<Option<Rehearsal>, FileError> {
-    durable::read_json(&paths.run(REHEARSAL))
+    let mut rehearsal: Option<Rehearsal> = durable::read_json(&paths.run(REHEARSAL))?;
+    // Files may have been put there since: that is what comes of being told that they are missing.
+    for manifest in rehearsal
+        .iter_mut()
+        .flat_map(|one| one.manifests.values_mut())
+    {
+        manifests::look_at_files(paths, manifest)?;
+    }
+    Ok(rehearsal)
 }
 
 /// The marker of the empty-data guard.

@@ -335,6 +335,10 @@ impl<'a> Convergence<'a> {
             }
             Cni::None | Cni::Manifest { .. } => {}
         }
+        if self.settings.adopted.is_some() {
+            // What its pod network is nobody told; where it is the bundle's there may be no registry that has it.
+            images.extend(bundle.images.get("flannel").cloned());
+        }
         // Cluster DNS may be scheduled anywhere once its first master is gone.
         images.insert(image("coredns"));
         match role {

@@ -216,6 +216,10 @@ impl<'a> Conversion<'a> {
 
         self.convergence.machines(draft);
         self.convergence.hosts(draft);
+        // Compared before anything is kept or changed: what its owner mends in the cluster is then part of what is kept.
+        let joins = |node: &&NodeName| *node != first && !self.foreign.voters.contains(*node);
+        let joiners: Vec<NodeName> = spec.control_plane.keys().filter(joins).cloned().collect();
+        self.convergence.rehearse(draft, &joiners)?;
         self.back_up(draft)?;
         let paused = |landmark| pause_after == Some(landmark);
         if paused(Landmark::Backup) {

@@ -100,7 +100,8 @@ impl Convergence<'_> {
         for node in &voting {
             self.join(draft, first, node)?;
         }
-        self.rehearse(draft, first, &joiners)?;
+        self.rehearse(draft, &joiners)?;
+        self.issue(draft, first, &joiners);
         if leavers.is_empty() {
             for node in self.in_flight_first(joiners) {
                 if self.founding.is_none() {
@@ -156,23 +157,41 @@ impl Convergence<'_> {
         }
     }
 
-    /// What is done for joiners before etcd hears of any of them: their manifests are rehearsed, to be compared with the masters' before
-    /// the first is added, and they get their certificates.
-    pub(super) fn rehearse(
-        &self,
-        draft: &mut Draft,
-        first: &NodeName,
-        joiners: &[NodeName],
-    ) -> Result<(), Refusal> {
-        let mut rehearsals = Vec::new();
+    /// Manifests of joiners are rehearsed before etcd hears of any of them, and compared with the masters'.
+    pub(super) fn rehearse(&self, draft: &mut Draft, joiners: &[NodeName]) -> Result<(), Refusal> {
+        const TITLE: &str = "Rehearse the joiners' manifests";
+        let rehearsed = |node: &NodeName| HostEnsure::Rehearsed {
+            settings: self.settings.clone(),
+            node: self.peer(node),
+        };
+        let rehearsals: Vec<Step> = joiners
+            .iter()
+            .map(|node| self.host(node, rehearsed(node), Reason::Compares))
+            .collect();
+        let stands = |step: &Step| match step.standing(self.seen) {
+            Standing::Done(_) => !draft.may_fall(step),
+            Standing::Open(_) | Standing::Unknown(_) => false,
+        };
+        for (node, step) in joiners.iter().zip(&rehearsals) {
+            if stands(step) {
+                guard::like_the_masters(self.seen, node, &self.intent.accepted)?;
+            }
+        }
+        // A conversion does it before it changes anything: by now it is planned already.
+        if !draft
+            .planning_stages
+            .iter()
+            .any(|stage| stage.title == TITLE)
+        {
+            draft.stage(self.seen, TITLE, None, rehearsals);
+        }
+        Ok(())
+    }
+
+    /// Joiners get their certificates.
+    pub(super) fn issue(&self, draft: &mut Draft, first: &NodeName, joiners: &[NodeName]) {
         let mut certificates = Vec::new();
         for node in joiners {
-            let (settings, joiner) = (self.settings.clone(), self.peer(node));
-            let rehearsed = HostEnsure::Rehearsed {
-                settings: settings.clone(),
-                node: joiner.clone(),
-            };
-            rehearsals.push(self.host(node, rehearsed, Reason::Compares));
             let authority = HostEnsure::Authority {
                 founding: None,
                 of: Some(first.clone()),
@@ -184,33 +203,13 @@ impl Convergence<'_> {
                 ..self.host(node, authority, Reason::Joins)
             });
             let issued = HostEnsure::Certificates {
-                settings,
-                node: joiner,
+                settings: self.settings.clone(),
+                node: self.peer(node),
             };
             certificates.push(self.host(node, issued, Reason::Joins));
         }
-        let stands = |step: &Step| match step.standing(self.seen) {
-            Standing::Done(_) => !draft.may_fall(step),
-            Standing::Open(_) | Standing::Unknown(_) => false,
-        };
-        for (node, step) in joiners.iter().zip(&rehearsals) {
-            if stands(step) {
-                guard::like_the_masters(self.seen, node, &self.intent.accepted)?;
-            }
-        }
-        draft.stage(
-            self.seen,
-            "Rehearse the joiners' manifests",
-            None,
-            rehearsals,
-        );
-        draft.stage(
-            self.seen,
-            "Issue the joiners' certificates",
-            None,
-            certificates,
-        );
-        Ok(())
+        let title = "Issue the joiners' certificates";
+        draft.stage(self.seen, title, None, certificates);
     }
 
     /// Refuses a plan whose first change would be refused as things are. What an earlier stage changes is not foreseen.

@@ -183,7 +183,8 @@ fn draft_in_place(
         convergence.none_emptied(joiner)?;
     }
     if !back || leaving.is_some() {
-        convergence.rehearse(draft, &first, joiner)?;
+        convergence.rehearse(draft, joiner)?;
+        convergence.issue(draft, &first, joiner);
     }
     convergence.join(draft, &first, node)
 }

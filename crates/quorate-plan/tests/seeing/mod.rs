@@ -125,6 +125,7 @@ fn manifest() -> Manifest {
         image: "etcd".into(),
         flags: Vec::new(),
         mounts: BTreeSet::new(),
+        files: BTreeMap::new(),
     }
 }
 

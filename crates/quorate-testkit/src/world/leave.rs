@@ -40,6 +40,7 @@ pub(super) fn etcd_manifest(
         mounts: ["/etc/kubernetes/pki/etcd", "/var/lib/etcd"]
             .map(str::to_owned)
             .into(),
+        files: BTreeMap::new(),
     }
 }
 
@@ -63,6 +64,7 @@ pub(super) fn control_plane_manifests(
                 image: settings.images.get(name).cloned().unwrap_or_default(),
                 flags,
                 mounts: BTreeSet::new(),
+                files: BTreeMap::new(),
             };
             (name.to_owned(), manifest)
         })

@@ -184,7 +184,9 @@ impl Convergence<'_> {
             return Ok(());
         };
         if !self.voters.contains(node) {
-            self.rehearse(draft, first, std::slice::from_ref(node))?;
+            let joiner = std::slice::from_ref(node);
+            self.rehearse(draft, joiner)?;
+            self.issue(draft, first, joiner);
         }
         let listed = quorum.by_peer_url(&self.peer(node).peer_url());
         if let Some((id, member)) = listed
