@@ -38,7 +38,7 @@ pub const PER_HOST: [(&str, &str, PerHost); 8] = [
     ("kube-apiserver", "advertise-address", PerHost::Own),
     ("etcd", "name", PerHost::Own),
     ("etcd", "advertise-client-urls", PerHost::Own),
-    ("etcd", "initial-advertise-peer-urls", PerHost::Own),
+    ("etcd", "initial-advertise-peer-urls", PerHost::Start),
     ("etcd", "listen-client-urls", PerHost::Own),
     ("etcd", "listen-peer-urls", PerHost::Own),
     ("etcd", "initial-cluster", PerHost::Start),

@@ -64,7 +64,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
 }
 
 fn killed_at(stage: &mut Stage, file: &str, place: &Place) -> Result<()> {
-    let ended = run_until(stage, file, place)?;
+    let ended = run_until(stage, &["apply", "--yes", "-f", file], place)?;
     stage.check_eq("apply was killed while it founded", &ended, &Ended::Killed);
     Ok(())
 }

@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{bring_up, stage::Stage};
+use crate::{bare::Bare, bring_up, judge::members, stage::Stage};
 
 /// Kills before the case gives up: a plan has about fifty steps, and a run that is killed before its first effect makes no progress.
 const KILLS_MAX: usize = 200;
@@ -71,6 +71,9 @@ const PLACES: [Place; 10] = [
     Place::new(&["\"stepStarted\""], 400),
 ];
 
+/// How long a run may take until its first join.
+const LEARNER_MAX: Duration = Duration::from_secs(240);
+
 /// How long one run may go on without a new step.
 const STEP_MAX: Duration = Duration::from_secs(180);
 
@@ -91,7 +94,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         &file,
     ])?;
     stage.settle_in("172.31.61.0/24", &file)?;
-    let kills = until_done(stage, &file)?;
+    let kills = until_done(stage, &["apply", "--yes", "-f", &file])?;
     stage.check(
         &format!("there were at least {KILLS_MIN} kills (seen {kills})"),
         kills >= KILLS_MIN,
@@ -109,11 +112,11 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     bring_up::nothing_to_do(stage, &file)
 }
 
-/// Applies a file again and again, each time killed at the next place, until a run ends by itself. Returns how many were killed.
-pub fn until_done(stage: &mut Stage, file: &str) -> Result<usize> {
+/// Runs a verb again and again, each time killed at the next place, until a run ends by itself. Returns how many were killed.
+pub fn until_done(stage: &mut Stage, verb: &[&str]) -> Result<usize> {
     let mut kills = 0;
     for place in PLACES.iter().cycle() {
-        match run_until(stage, file, place)? {
+        match run_until(stage, verb, place)? {
             Ended::Killed => kills += 1,
             Ended::ByItself(code) => {
                 stage.check_eq("the last run ends well", &code, &Some(0));
@@ -136,12 +139,12 @@ pub enum Ended {
     ByItself(Option<i32>),
 }
 
-/// Runs apply, waits for that place in this run's journal, and kills it.
-pub fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
+/// Runs a verb, waits for that place in this run's journal, and kills it.
+pub fn run_until(stage: &Stage, verb: &[&str], place: &Place) -> Result<Ended> {
     let before = journals(stage);
-    let log = fs::File::create(stage.directory.join("apply.log"))?;
+    let log = fs::File::create(stage.directory.join("killed.log"))?;
     let mut child = stage
-        .command(&["apply", "--yes", "-f", file])
+        .command(verb)
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
@@ -150,7 +153,7 @@ pub fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
         if let Some(status) = child.try_wait()? {
             if !status.success() {
                 let said =
-                    fs::read_to_string(stage.directory.join("apply.log")).unwrap_or_default();
+                    fs::read_to_string(stage.directory.join("killed.log")).unwrap_or_default();
                 stage.say(&crate::stage::tail(&said, 40));
             }
             return Ok(Ended::ByItself(status.code()));
@@ -170,7 +173,7 @@ pub fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
         if began.elapsed() > STEP_MAX {
             kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
             child.wait()?;
-            let said = fs::read_to_string(stage.directory.join("apply.log")).unwrap_or_default();
+            let said = fs::read_to_string(stage.directory.join("killed.log")).unwrap_or_default();
             bail!(
                 "no step stood within {} s:\n{}",
                 STEP_MAX.as_secs(),
@@ -179,6 +182,37 @@ pub fn run_until(stage: &Stage, file: &str, place: &Place) -> Result<Ended> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Runs a verb and kills it as soon as etcd has a learner.
+pub fn when_learner(stage: &Stage, hosts: &Bare, verb: &[&str]) -> Result<()> {
+    let log = fs::File::create(stage.directory.join("killed.log"))?;
+    let mut child = stage
+        .command(verb)
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    let until = Instant::now() + LEARNER_MAX;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let said = fs::read_to_string(stage.directory.join("killed.log")).unwrap_or_default();
+            stage.say(&crate::stage::tail(&said, 40));
+            bail!("it ended with {status} before there was a learner");
+        }
+        let listed = members(hosts, "cp-1");
+        if listed.is_ok_and(|all| all.iter().any(|member| member.learner)) {
+            break;
+        }
+        if Instant::now() > until {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
+            bail!("there was no learner within {} s", LEARNER_MAX.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
+    child.wait()?;
+    stage.say("it was killed while its join was half way");
+    Ok(())
 }
 
 fn journals(stage: &Stage) -> Vec<PathBuf> {

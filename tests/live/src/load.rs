@@ -1,7 +1,7 @@
 //! Clients of the API while a case goes on: new connections, one that is kept, writes and a watch, through the endpoint from outside; what
 //! was acknowledged is read back in the end. Start at [`Load::start`].
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use quorate_drill::{
@@ -14,7 +14,7 @@ use tokio::runtime::{self, Runtime};
 
 use crate::stage::Stage;
 
-/// Where the writes go.
+/// Where the writes go, where nobody says anything else.
 const NAMESPACE: &str = "quorate-live-load";
 
 /// Fewer acknowledged writes say nothing.
@@ -28,6 +28,8 @@ pub struct Load {
     runtime: Runtime,
     probe: Probe,
     kubeconfig: Kubeconfig,
+    address: Option<SocketAddr>,
+    namespace: &'static str,
 }
 
 /// A time of a load.
@@ -37,18 +39,29 @@ pub struct Moment(Duration);
 impl Load {
     /// Begins, with an administrator's kubeconfig.
     pub fn start(kubeconfig: &Path) -> Result<Self> {
+        Self::start_at(kubeconfig, None, NAMESPACE)
+    }
+
+    /// Begins at an address, whatever the kubeconfig's name resolves to here, in a namespace of its own.
+    pub fn start_at(
+        kubeconfig: &Path,
+        address: Option<SocketAddr>,
+        namespace: &'static str,
+    ) -> Result<Self> {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
         let kubeconfig = Kubeconfig::load(kubeconfig)?;
         let probe = runtime
-            .block_on(Probe::start(&kubeconfig, None, NAMESPACE))
+            .block_on(Probe::start(&kubeconfig, address, namespace))
             .context("the load could not begin")?;
         Ok(Self {
             runtime,
             probe,
             kubeconfig,
+            address,
+            namespace,
         })
     }
 
@@ -60,13 +73,26 @@ impl Load {
     /// Ends it, reads everything back and checks what each part of the case has cost: a part is called by its name and ends where the next
     /// one begins.
     pub fn finish(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
+        self.end(stage, parts, false)
+    }
+
+    /// As [`Load::finish`], where nobody may have noticed anything: no request failed twice, and the watch was never cut.
+    pub fn finish_unharmed(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
+        self.end(stage, parts, true)
+    }
+
+    fn end(self, stage: &mut Stage, parts: &[(&str, Moment)], unharmed: bool) -> Result<()> {
         let end = self.probe.now();
         let (seen, found) = self
             .runtime
             .block_on(self.probe.finish())
             .context("what was written could not be read back")?;
         self.runtime
-            .block_on(Probe::clean_up(&self.kubeconfig, None, NAMESPACE))
+            .block_on(Probe::clean_up(
+                &self.kubeconfig,
+                self.address,
+                self.namespace,
+            ))
             .context("the load's namespace could not be deleted")?;
         let acknowledged = |write: &&history::Write| {
             matches!(
@@ -110,7 +136,17 @@ impl Load {
                     &format!("{part}: {stream}: no gap above {} s", GAP_MAX.as_secs()),
                     gap <= GAP_MAX,
                 );
+                if unharmed {
+                    stage.check_eq(
+                        &format!("{part}: {stream}: no request failed twice"),
+                        &summary.failed_after_retry,
+                        &0,
+                    );
+                }
             }
+        }
+        if unharmed {
+            stage.check_eq("the watch was never cut", &seen.watch_cuts, &Vec::new());
         }
         Ok(())
     }

@@ -9,7 +9,11 @@ mod bare;
 mod bench;
 mod blocks;
 mod bring_up;
+mod convert;
+mod convert_back;
+mod convert_odd;
 mod drills;
+mod foreign;
 mod founders;
 mod guard;
 mod host_state;
@@ -23,6 +27,7 @@ mod pages;
 mod readme;
 mod ssh_serial;
 mod stage;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -92,6 +97,27 @@ const CASES: &[Case] = &[
         budget_s: 420,
         about: "founders are made anew in the middle of a founding: one of three, which joins; two of three, and it begins again",
         run: founders::run,
+    },
+    Case {
+        name: "convert",
+        full: false,
+        budget_s: 330,
+        about: "under load at both addresses: a single master made by kubeadm becomes three, then it loses power",
+        run: convert::run,
+    },
+    Case {
+        name: "convert-back",
+        full: true,
+        budget_s: 600,
+        about: "under load: a conversion is taken back from every landmark, then done by runs that are each killed at their next step",
+        run: convert_back::run,
+    },
+    Case {
+        name: "convert-odd",
+        full: true,
+        budget_s: 420,
+        about: "a cluster made long ago and edited by hand: mended as it is said, a straggler, a join that fails half way, then three masters",
+        run: convert_odd::run,
     },
     Case {
         name: "kubeadm-kin",

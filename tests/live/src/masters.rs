@@ -12,10 +12,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 
 use crate::{
@@ -70,7 +66,7 @@ pub fn broken_off(stage: &mut Stage) -> Result<()> {
     ] {
         parts.push((part, load.now()));
         masters.want(stage, wanted)?;
-        let killed = killed::until_done(stage, &masters.file)?;
+        let killed = killed::until_done(stage, &["apply", "--yes", "-f", &masters.file])?;
         stage.say(&format!("{part}: {killed} runs were killed"));
         kills += killed;
         masters.judge(stage, wanted)?;
@@ -194,7 +190,7 @@ impl Masters {
 
         parts.push(("a join is killed half way and taken back", load.now()));
         self.want(stage, &five)?;
-        self.kill_when_learner(stage)?;
+        killed::when_learner(stage, &self.hosts, &["apply", "--yes", "-f", &self.file])?;
         let learners = members(&self.hosts, "cp-1")?;
         stage.check_eq(
             "the killed join has left a learner, says etcdctl",
@@ -359,30 +355,6 @@ impl Masters {
         self.hosts.power_on(host)?;
         leaver::judge(stage, &self.hosts, host);
         self.hosts.power_off(host)
-    }
-
-    /// Starts an apply and kills it without warning as soon as there is a learner.
-    fn kill_when_learner(&self, stage: &mut Stage) -> Result<()> {
-        let mut child = self.apply(stage, "killed")?;
-        let until = Instant::now() + Duration::from_secs(240);
-        loop {
-            if let Some(status) = child.try_wait()? {
-                bail!("apply ended with {status} before there was a learner");
-            }
-            let listed = members(&self.hosts, "cp-1");
-            if listed.is_ok_and(|all| all.iter().any(|member| member.learner)) {
-                break;
-            }
-            if Instant::now() > until {
-                kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
-                bail!("there was no learner within 240 s");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL)?;
-        child.wait()?;
-        stage.say("apply was killed while its join was half way");
-        Ok(())
     }
 
     /// Two operators apply the same file at the same moment: one does it, the other is refused or finds nothing left to do.

@@ -1,0 +1,137 @@
+//! A conversion is taken back from every landmark, and then done by runs that are each killed at their next step. The cluster that is
+//! converted has a name for its endpoint already.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::Result;
+
+use crate::{
+    bare::Bare,
+    bring_up::healthy,
+    convert::{Before, MASTERS, STRAGGLER, api, census, cluster_file, trusted},
+    foreign::{Foreign, MASTER, Shape, WORKERS},
+    judge::{members, same},
+    killed,
+    load::Load,
+    stage::{Stage, said},
+};
+
+const NAME: &str = "live-back";
+const SUBNET: &str = "172.31.70.0/24";
+
+/// What its API was called before. The new masters never hear of it.
+const OLD_NAME: &str = "kube.live-back.internal";
+
+/// Where a conversion can be stopped.
+const LANDMARKS: [&str; 6] = [
+    "backup",
+    "certificate",
+    "configuration",
+    "cluster-info",
+    "kube-proxy",
+    "kubeconfigs",
+];
+
+/// Fewer kills than this leave steps out: the conversion has about forty.
+const KILLS_MIN: usize = 30;
+
+/// Runs it.
+pub fn run(stage: &mut Stage) -> Result<()> {
+    let shape = Shape {
+        endpoint: Some(OLD_NAME),
+        ..Shape::default()
+    };
+    let foreign = Foreign::make(stage, NAME, SUBNET, &shape)?;
+    let hosts = &foreign.hosts;
+    let file = &cluster_file(stage, hosts, NAME)?;
+    trusted(stage, hosts, file)?;
+
+    // This machine does not resolve the old name: the master's address is in the certificate, too.
+    let old = stage.directory.join("old.conf");
+    let text = hosts.run(MASTER, "cat /etc/kubernetes/admin.conf")?;
+    fs::write(
+        &old,
+        text.replace(OLD_NAME, &hosts.address(MASTER)?.to_string()),
+    )?;
+    let load = Load::start_at(&old, None, "quorate-live-old")?;
+    let before = Before::look(&foreign)?;
+    let back = load.now();
+    let was = kept(&foreign)?;
+    for landmark in LANDMARKS {
+        stage.succeed(&["convert", "--pause-after", landmark, "--yes", "-f", file])?;
+        stage.succeed(&["convert", "--undo", "--yes", "-f", file])?;
+        let what = format!("taken back after `{landmark}`, everything is as it was");
+        same(stage, &what, &kept(&foreign)?, &was);
+        before.unharmed(stage, &foreign)?;
+    }
+    let again = stage.succeed(&["convert", "--undo", "--yes", "-f", file])?;
+    stage.check(
+        "there is nothing more to take back",
+        said(&again).to_lowercase().contains("nothing to do"),
+    );
+
+    census(stage, hosts, file, SUBNET)?;
+    let through = load.now();
+    let verb = ["convert", "--accept", STRAGGLER, "--yes", "-f", file];
+    let kills = killed::until_done(stage, &verb)?;
+    stage.check(
+        &format!("there were at least {KILLS_MIN} kills (seen {kills})"),
+        kills >= KILLS_MIN,
+    );
+    healthy(stage, file, std::time::Duration::from_secs(120))?;
+    let api = api(stage, hosts, file, NAME)?;
+    api.whole(stage, hosts, &MASTERS, &WORKERS)?;
+    before.unharmed(stage, &foreign)?;
+    let past = stage.quorate(&["convert", "--undo", "--yes", "-f", file])?;
+    stage.check_eq(
+        "three masters are not taken back to one",
+        &past.status.code(),
+        &Some(3),
+    );
+    stage.check("and it is said why", said(&past).contains("past-return"));
+    stage.check_eq(
+        "nobody left etcd, says etcdctl",
+        &members(hosts, MASTER)?.len(),
+        &MASTERS.len(),
+    );
+    load.finish_unharmed(
+        stage,
+        &[
+            ("there and back six times", back),
+            ("killed at every step", through),
+        ],
+    )
+}
+
+/// Everything of the hosts and the cluster that a conversion changes and its undo puts back.
+fn kept(foreign: &Foreign) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for host in [MASTER].into_iter().chain(WORKERS) {
+        all.extend(files(&foreign.hosts, host)?);
+    }
+    for (namespace, name, key) in [
+        ("kube-system", "kubeadm-config", "ClusterConfiguration"),
+        ("kube-system", "kubelet-config", "kubelet"),
+        ("kube-system", "kube-proxy", "kubeconfig\\.conf"),
+        ("kube-public", "cluster-info", "kubeconfig"),
+    ] {
+        let text = foreign.on_master(&format!(
+            "kubectl -n {namespace} get configmap {name} -o jsonpath='{{.data.{key}}}'"
+        ))?;
+        all.extend(text.lines().map(|line| format!("{name}: {line}")));
+    }
+    Ok(all)
+}
+
+fn files(hosts: &Bare, host: &str) -> Result<BTreeSet<String>> {
+    let said = hosts.run(
+        host,
+        "for file in $(find /etc/kubernetes /root/.kube /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env -type f); do
+           echo $(sha256sum $file) $(stat -c '%a %U %G' $file)
+         done 2>/dev/null",
+    );
+    Ok(said?
+        .lines()
+        .map(|line| format!("{host}: {line}"))
+        .collect())
+}
