@@ -152,5 +152,6 @@ pub(crate) fn ready_api() -> ApiView {
         notes: untold(),
         tokens: untold(),
         uploaded_certs: untold(),
+        conversion: untold(),
     }
 }

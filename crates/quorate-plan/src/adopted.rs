@@ -121,7 +121,7 @@ impl Adopted {
             });
         };
         let etcd = fields.get("etcd");
-        if etcd.is_some_and(|etcd| etcd.get("external").is_some()) {
+        if self.external_etcd() {
             note(
                 "etcd.external",
                 "etcd runs elsewhere".into(),
@@ -159,7 +159,36 @@ impl Adopted {
                 false,
             );
         }
+        for network in ["podSubnet", "serviceSubnet"] {
+            let value = self.text(&["networking", network]).unwrap_or_default();
+            if value.contains(':') {
+                note(
+                    &format!("networking.{network}"),
+                    value,
+                    "IPv6 is not supported, neither alone nor beside IPv4",
+                    false,
+                );
+            }
+        }
         found
+    }
+
+    /// Names of the arguments that kubeadm was told to give a component: `apiServer`, `controllerManager`, `scheduler`.
+    pub fn extra_arguments(&self, component: &str) -> BTreeSet<String> {
+        let fields = self.fields();
+        let arguments = fields.get(component).and_then(|of| of.get("extraArgs"));
+        let list = arguments.and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(|argument| argument["name"].as_str())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// etcd runs elsewhere.
+    pub fn external_etcd(&self) -> bool {
+        let fields = self.fields();
+        fields
+            .get("etcd")
+            .is_some_and(|etcd| etcd.get("external").is_some())
     }
 
     /// The ClusterConfiguration with this endpoint, version and these names: a mapping in block form whose values are written as JSON, which
@@ -356,6 +385,10 @@ networking:
         );
         let found = Adopted::read(&external, None).unwrap().obstacles();
         assert_eq!(found.first().unwrap().field, "etcd.external");
+        let both = OLD.replace("10.244.0.0/16", "10.244.0.0/16,fd00:10::/64");
+        let found = Adopted::read(&both, None).unwrap().obstacles();
+        assert_eq!(found.first().unwrap().field, "networking.podSubnet");
+        assert!(!found.first().unwrap().mendable);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     quorum::{Quorum, needed},
     seen::Missing,
     spec::{BalancerSpec, Cni},
+    standing::ADOPTED,
 };
 
 /// Days of validity below which a certificate is a problem; kubeadm's leaves live a year and are renewed with every upgrade.
@@ -388,6 +389,7 @@ impl Judge<'_> {
             }
             Err(missing) => self.unseen.push(missing),
         }
+        self.left_over(api);
         match api.endpoints.get() {
             Ok(addresses) => {
                 let wanted: BTreeSet<_> = spec
@@ -451,6 +453,38 @@ impl Judge<'_> {
                         self.unseen.push(missing);
                     }
                 }
+            }
+        }
+    }
+
+    /// Workers of a cluster that was converted, which were away meanwhile: they are lost with the master that was there first.
+    fn left_over(&mut self, api: &ApiView) {
+        // Whoever cannot tell of its notes tells of nothing else that is missing here either.
+        let Ok(Some(notes)) = api.notes.get() else {
+            return;
+        };
+        if !notes.contains_key(ADOPTED) {
+            return;
+        }
+        let endpoint = format!("https://{}", self.intent.spec.endpoint);
+        for node in self.intent.spec.workers.keys() {
+            // A host that was not seen is in the list of the unseen.
+            let Ok(facts) = self.seen.host(node) else {
+                continue;
+            };
+            match facts
+                .kubeconfigs
+                .get()
+                .map(|files| files.get("kubelet.conf"))
+            {
+                Ok(Some(server)) if *server != endpoint => {
+                    let what = format!(
+                        "kubelet.conf: expected to lead to {endpoint}, seen {server}: `quorate convert` leads it"
+                    );
+                    self.problem(node, what);
+                }
+                Ok(Some(_) | None) => {}
+                Err(missing) => self.unseen.push(missing),
             }
         }
     }

@@ -16,6 +16,7 @@ pub mod event;
 pub mod guard;
 pub mod health;
 pub mod intent;
+pub mod interruption;
 pub mod kubeadm;
 pub mod lint;
 pub mod name;

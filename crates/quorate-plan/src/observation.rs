@@ -24,7 +24,7 @@ use crate::{
 
 pub use cluster::{ApiView, EtcdView, KubeadmConfig, Member, Node, Workload};
 pub use conversion::{
-    ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Snapshot,
+    ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Snapshot, Stored,
 };
 
 /// One look at everything.
@@ -283,6 +283,11 @@ pub struct HostFacts {
     /// What a conversion has to know of it. `None`: was not asked about.
     #[serde(default = "not_asked")]
     pub conversion: Seen<Option<Box<HostConversion>>>,
+}
+
+/// Of what was written down before there was such a question: nobody looked.
+fn nothing_yet<T>() -> Seen<T> {
+    Seen::Unknown(Missing::not_looked("what a conversion has to know besides"))
 }
 
 /// Of what was written down before there was such a question.

@@ -11,8 +11,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Acceptance, MemberId, NodeName, health::Accounts, intent::Fence, observation::Caller,
-    plan::Departure, rehearsal::ManifestDifference, seen::Missing,
+    Acceptance, MemberId, NodeName,
+    health::Accounts,
+    intent::Fence,
+    observation::{Caller, Stored},
+    plan::Departure,
+    rehearsal::ManifestDifference,
+    seen::Missing,
 };
 
 mod text;
@@ -322,6 +327,27 @@ pub enum Refusal {
         /// Who.
         callers: BTreeSet<Caller>,
     },
+    /// An object of the cluster still holds an address that nobody would answer at once the first master is lost.
+    OldAddressStored {
+        /// The first master.
+        node: NodeName,
+        /// Where, never what else is there.
+        stored: BTreeSet<Stored>,
+    },
+    /// The cluster has something that no conversion was proven with: nobody can say whether it goes on.
+    Unproven {
+        /// The master that is there.
+        node: NodeName,
+        /// What it is.
+        unknowns: BTreeSet<String>,
+    },
+    /// A worker does not answer, so it cannot be led to the endpoint now.
+    WorkerAway {
+        /// Which.
+        node: NodeName,
+        /// What was seen of it.
+        seen: String,
+    },
     /// More than one master votes: the way is on, or down through `remove`.
     PastReturn {
         /// Voters.
@@ -407,6 +433,9 @@ refusal_codes! {
     StillMember = "still-member", false;
     NotConvertible = "not-convertible", false;
     OldAddressInUse = "old-address-in-use", true;
+    OldAddressStored = "old-address-stored", true;
+    Unproven = "unproven", true;
+    WorkerAway = "worker-away", true;
     PastReturn = "past-return", false;
 }
 
@@ -436,7 +465,10 @@ impl Refusal {
             | Self::DiskSlow { node, .. }
             | Self::KnownBadVersion { node, .. }
             | Self::JoinerDiffers { node, .. }
-            | Self::OldAddressInUse { node, .. } => node,
+            | Self::OldAddressInUse { node, .. }
+            | Self::OldAddressStored { node, .. }
+            | Self::Unproven { node, .. }
+            | Self::WorkerAway { node, .. } => node,
             Self::Missing { .. }
             | Self::WouldLoseQuorum { .. }
             | Self::LearnerPresent { .. }

@@ -25,6 +25,8 @@
 //! | `edit HOST FILE FLAG` | somebody writes into a static pod manifest |
 //! | `somebody-elses` | the cluster of one master was made by somebody else, and nothing tells of Quorate |
 //! | `straggler HOST PROGRAM`, `straggler-gone HOST` | somebody's program there is connected to the master's old address; and no more |
+//! | `pod-network NAMESPACE/NAME` | that DaemonSet is the foreign cluster's pod network |
+//! | `stores KIND NAMESPACE/NAME`, `stores-nothing` | an object of the cluster holds the master's old address; and none does any more |
 //! | `old-peer-url`, `new-peer-url` | the only member is announced as 127.0.0.1; and as it should be |
 //! | `add-learner URL` | somebody adds a member by hand |
 //! | `leave-behind node NAME ADDRESS`, `… endpoint ADDRESS`, `… backend NAME ADDRESS`, `… secrets` | somebody went without clearing up |

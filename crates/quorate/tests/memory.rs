@@ -3,7 +3,8 @@
 //!
 //! Lines: `$ quorate …` runs a command; `> word` types it at the next one's question; `! power-off cp-2` happens to the cluster, and
 //! `! apply` brings it up without a word, `! want workers: { count: 2 }` puts that line of the cluster file in place of the one there is,
-//! `! nothing was done` holds that the last command asked no host for anything but a look.
+//! `! somebody-elses` makes the cluster of one master one that was made by somebody else, `! nothing was done` holds that the last command
+//! asked no host for anything but a look.
 
 mod lab;
 
@@ -82,6 +83,39 @@ async fn tell(story: &str) -> String {
     out
 }
 
+/// Programs read of every stage what people do.
+#[tokio::test(start_paused = true)]
+async fn a_conversion_says_in_json_what_to_expect() {
+    let temporary = tempfile::tempdir().unwrap();
+    let lab = Rc::new(Lab::new(temporary.path(), "small.yaml"));
+    run(&lab, "quorate apply --yes -f @/small.yaml", String::new()).await;
+    let plan = "quorate plan -o json -f @/small.yaml";
+    let seen = run(&lab, plan, String::new()).await;
+    assert!(!seen.contains("\"expected\""), "{seen}");
+    happen(&lab, "somebody-elses").await;
+    happen(&lab, "want controlPlane: { hosts: [{ name: cp-1, address: 10.0.0.11 }, { name: cp-2, address: 10.0.0.12 }, { name: cp-3, address: 10.0.0.13 }] }").await;
+    let convert = "quorate convert -n -o json -f @/small.yaml";
+    let seen = run(&lab, convert, String::new()).await;
+    let (_, seen) = seen.split_once("[stdout]\n").unwrap();
+    let (data, _) = seen.split_once("[stderr]\n").unwrap();
+    let plan: serde_json::Value = serde_json::from_str(data).unwrap();
+    let stages = plan["planning"]["plan"]["stages"].as_array().unwrap();
+    let expected = plan["expected"].as_array().unwrap();
+    assert_eq!(stages.len(), expected.len());
+    let ends: Vec<&str> = stages
+        .iter()
+        .zip(expected)
+        .filter(|(_, expected)| expected["pointOfNoReturn"] == true)
+        .map(|(stage, _)| stage["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(ends, ["Join cp-2: promote it"]);
+    assert!(expected.iter().all(|one| one["interruption"].is_string()));
+    let keeps = stages
+        .iter()
+        .position(|stage| stage["title"] == "Back up before anything is changed");
+    assert_eq!(expected[keeps.unwrap()]["undo"], "convert");
+}
+
 /// The cluster file that a story is about: the world is made for it.
 fn file_of(story: &str) -> &'static str {
     let named = |name: &&str| story.contains(&format!("@/{name}"));
@@ -135,6 +169,7 @@ async fn happen(lab: &Lab, what: &str) {
         ["nothing", "was", "done"] => {
             assert_eq!(lab.shared.effects(), lab.effects_before.get(), "{what}");
         }
+        ["somebody-elses"] => lab.shared.change(World::somebody_elses),
         ["rest"] => lab.shared.rest().await,
         ["wait", seconds] => {
             tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;

@@ -11,7 +11,7 @@ use quorate_kube::{Client, KubeError, Reason};
 use quorate_plan::{
     Missing, NodeName, Seen,
     adopted::Adopted,
-    observation::{ApiView, KubeadmConfig, Manifest, Node, Readyz, Workload},
+    observation::{ApiView, ConversionLook, KubeadmConfig, Manifest, Node, Readyz, Workload},
     standing::ADOPTED,
 };
 use serde::Deserialize;
@@ -23,7 +23,7 @@ use crate::{clients, error::ActionError, facts::server_of, paths::Paths, shown, 
 pub(super) async fn look(
     paths: &Paths,
     manifests: &Seen<BTreeMap<String, Manifest>>,
-    converts: bool,
+    converts: Option<&ConversionLook>,
 ) -> Seen<Option<ApiView>> {
     let address = match manifests.get() {
         Ok(manifests) if manifests.contains_key("kube-apiserver") => {
@@ -68,7 +68,11 @@ async fn behind_a_learner(paths: &Paths) {
     }
 }
 
-async fn view(paths: &Paths, address: SocketAddr, converts: bool) -> Result<ApiView, ActionError> {
+async fn view(
+    paths: &Paths,
+    address: SocketAddr,
+    converts: Option<&ConversionLook>,
+) -> Result<ApiView, ActionError> {
     // As somebody: to an anonymous question over HTTP/2 the apiserver answers and ends the connection.
     let client = clients::api(paths, "admin.conf", address)?;
     let (readyz, version) = tokio::join!(
@@ -96,10 +100,12 @@ async fn view(paths: &Paths, address: SocketAddr, converts: bool) -> Result<ApiV
     }
     let client = Box::pin(administrator(paths, client, address)).await?;
     let conversion = async {
-        if converts {
-            Some(Box::new(Box::pin(conversion_api::look(&client)).await))
-        } else {
-            None
+        match converts {
+            Some(look) => {
+                let seen = Box::pin(conversion_api::look(paths, &client, look)).await;
+                Some(Box::new(seen))
+            }
+            None => None,
         }
     };
     let (nodes, endpoints, kubeadm, cluster_info, workloads, notes, tokens, certs, conversion) = tokio::join!(
@@ -114,7 +120,8 @@ async fn view(paths: &Paths, address: SocketAddr, converts: bool) -> Result<ApiV
         Box::pin(conversion),
     );
     // A cluster that Quorate made is rendered from its file.
-    let adopted = converts || matches!(&notes, Ok(Some(notes)) if notes.contains_key(ADOPTED));
+    let adopted =
+        converts.is_some() || matches!(&notes, Ok(Some(notes)) if notes.contains_key(ADOPTED));
     let kubeadm = kubeadm.map(|config| {
         config.map(|config| KubeadmConfig {
             adopted: config.adopted.filter(|_| adopted),

@@ -18,7 +18,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, api::readyz_of, connections, endpoint, in_time, no_answer, pki, seen};
+use super::{
+    ETCD_DATA, PATIENCE, api::readyz_of, blocked, connections, endpoint, in_time, no_answer, pki,
+    seen,
+};
 use crate::{
     clients,
     command::{Command, CommandError, Tools},
@@ -58,11 +61,12 @@ pub(super) async fn look(
     let Some(conversion) = &look.conversion else {
         return Seen::now(None);
     };
-    let (served, leads, kubeadm, sockets) = tokio::join!(
+    let (served, leads, kubeadm, sockets, blocked) = tokio::join!(
         served(paths, manifests),
         leads(paths, tools, look.endpoint.as_ref()),
         kubeadm(paths, tools),
         connections::look(paths, &conversion.watched),
+        blocked::look(paths, &conversion.watched),
     );
     let (connections, callers) = sockets;
     let runs = connections
@@ -86,6 +90,8 @@ pub(super) async fn look(
         callers,
         backup: seen("what was kept", backup(paths)),
         kubeadm,
+        blocked,
+        data_mount: data_mount(paths, manifests),
     })))
 }
 
@@ -108,6 +114,25 @@ pub(crate) fn backup(paths: &Paths) -> Result<Option<Backup>, FileError> {
 /// A place among what was kept.
 pub(crate) fn kept(paths: &Paths, name: impl AsRef<Path>) -> std::path::PathBuf {
     paths.state(KEPT).join(name)
+}
+
+/// Where the filesystem of etcd's data is mounted, when that is not `/`.
+fn data_mount(paths: &Paths, manifests: &Seen<BTreeMap<String, Manifest>>) -> Seen<Option<String>> {
+    let data = match manifests.get() {
+        Ok(manifests) => match manifests.get("etcd") {
+            Some(etcd) => etcd.flag("data-dir").unwrap_or(ETCD_DATA),
+            None => return Seen::now(None),
+        },
+        Err(missing) => return Seen::Unknown(missing),
+    };
+    let mounts = durable::read_text(&paths.at("/proc/self/mountinfo"));
+    let under = mounts.map(|text| {
+        let text = text.unwrap_or_default();
+        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+        let above = points.filter(|point| *point != "/" && Path::new(data).starts_with(point));
+        above.max_by_key(|point| point.len()).map(shown::line)
+    });
+    seen("mounted filesystems", under)
 }
 
 async fn served(
@@ -249,6 +274,33 @@ mod tests {
             kubeconfigs(&machine.paths).is_err(),
             "unknown stays unknown"
         );
+    }
+
+    #[test]
+    fn the_disk_of_etcds_data() {
+        let machine = testing::machine();
+        let etcd = |folder: &str| Manifest {
+            image: String::new(),
+            flags: vec![format!("--data-dir={folder}")],
+            mounts: BTreeSet::new(),
+            files: BTreeMap::new(),
+        };
+        let of = |folder: &str| {
+            let manifests = Seen::now([("etcd".to_owned(), etcd(folder))].into());
+            data_mount(&machine.paths, &manifests)
+                .get()
+                .unwrap()
+                .clone()
+        };
+        machine.write(
+            "/proc/self/mountinfo",
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 8:17 / /data rw - xfs /dev/sdb1 rw\n31 22 8:33 / /data/et rw - xfs /dev/sdc1 rw\ngarbage\n",
+        );
+        assert_eq!(of("/data/etcd"), Some("/data".to_owned()));
+        assert_eq!(of("/data"), Some("/data".to_owned()));
+        assert_eq!(of("/var/lib/etcd"), None);
+        let none = data_mount(&machine.paths, &Seen::now(BTreeMap::new()));
+        assert_eq!(none.get().unwrap(), &None);
     }
 
     #[tokio::test]

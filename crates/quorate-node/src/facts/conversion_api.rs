@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use quorate_kube::{Client, KubeError};
-use quorate_plan::{NodeName, observation::ApiConversion};
+use quorate_plan::{
+    NodeName,
+    observation::{ApiConversion, ConversionLook},
+};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -12,9 +15,9 @@ use zeroize::Zeroizing;
 use super::{
     PATIENCE,
     api::{config_map, list, seen},
-    server_of,
+    server_of, stored,
 };
-use crate::{shown, utc};
+use crate::{paths::Paths, shown, utc};
 
 /// Bootstrap tokens, ours and others'.
 const TOKENS: &str =
@@ -24,18 +27,26 @@ const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?labelSelector=k8s-ap
 /// The Deployment of cluster DNS.
 pub(crate) const DNS: &str = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
 
-pub(super) async fn look(client: &Client) -> ApiConversion {
-    let (unsigned, proxy, dns_nodes, dns_wanted) = tokio::join!(
+pub(super) async fn look(paths: &Paths, client: &Client, look: &ConversionLook) -> ApiConversion {
+    let before = super::backup(paths).ok().flatten();
+    let before = before.and_then(|backup| Some(backup.objects?.endpoint));
+    let (unsigned, proxy, dns_nodes, dns_wanted, stored, networks, sockets) = tokio::join!(
         Box::pin(unsigned(client)),
         Box::pin(proxy(client)),
         Box::pin(dns_nodes(client)),
         Box::pin(dns_wanted(client)),
+        Box::pin(stored::look(client, &look.watched, before.as_deref())),
+        Box::pin(stored::networks(client)),
+        Box::pin(stored::sockets(client)),
     );
     ApiConversion {
         unsigned: seen("signatures of cluster-info", unsigned),
         proxy: seen("kube-proxy's configuration", proxy),
         dns_nodes: seen("pods of cluster DNS", dns_nodes),
         dns_wanted: seen("the Deployment of cluster DNS", dns_wanted),
+        stored: super::seen("objects that hold an old address", stored),
+        networks: seen("DaemonSets", networks),
+        sockets: seen("nodes' annotations", sockets),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod balancer;
+mod blocked;
 mod connections;
 mod conversion;
 mod conversion_api;
@@ -18,6 +19,7 @@ mod metrics;
 mod pki;
 mod ports;
 mod runtime;
+mod stored;
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -67,7 +69,6 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
     let tools = Tools::default();
     // Where etcd and the apiserver listen: the only thing that others wait for.
     let manifests = blocking("static pod manifests", paths, manifests::look).await;
-    let converts = look.conversion.is_some();
     let (files, images, units, booting, endpoint, dns, etcd, api, balancer, conversion) = tokio::join!(
         files(paths, binary),
         runtime::images(paths, &tools),
@@ -76,7 +77,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
         Box::pin(endpoint::look(paths, &tools, look.endpoint.as_ref())),
         endpoint::dns(paths, look.dns),
         Box::pin(etcd::look(paths, &manifests, heard)),
-        Box::pin(api::look(paths, &manifests, converts)),
+        Box::pin(api::look(paths, &manifests, look.conversion.as_ref())),
         balancer::look(paths),
         Box::pin(conversion::look(paths, &tools, look, &manifests)),
     );

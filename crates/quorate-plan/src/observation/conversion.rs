@@ -43,6 +43,13 @@ pub struct HostConversion {
     pub backup: Seen<Option<Backup>>,
     /// Version of kubeadm here, without `v`. `None`: not installed.
     pub kubeadm: Seen<Option<String>>,
+    /// etcd's ports on the masters' hosts from where not even a refusal comes: something in between drops what is sent there. With the
+    /// reason, one line. A worker does not look.
+    #[serde(default = "super::nothing_yet")]
+    pub blocked: Seen<BTreeMap<SocketAddr, String>>,
+    /// Where a filesystem is mounted that etcd's data lies in. `None`: in that of `/`, or there is none.
+    #[serde(default = "super::not_asked")]
+    pub data_mount: Seen<Option<String>>,
 }
 
 /// Somebody with a connection to a watched address.
@@ -116,4 +123,40 @@ pub struct ApiConversion {
     pub dns_nodes: Seen<BTreeSet<NodeName>>,
     /// Pods of cluster DNS that are wanted. 0: there is no such Deployment.
     pub dns_wanted: Seen<u32>,
+    /// Objects that hold the address of a master's apiserver, or what the cluster called its endpoint before. What kubeadm keeps, which a
+    /// conversion leads, is left out.
+    #[serde(default = "super::nothing_yet")]
+    pub stored: Seen<BTreeSet<Stored>>,
+    /// DaemonSets that install a pod network, by `namespace/name`: they mount a host's `/etc/cni`.
+    #[serde(default = "super::nothing_yet")]
+    pub networks: Seen<BTreeSet<String>>,
+    /// The container runtime's socket by a node's own annotation, which kubeadm wrote when the node joined.
+    #[serde(default = "super::nothing_yet")]
+    pub sockets: Seen<BTreeMap<String, String>>,
+}
+
+/// An address of the API that an object of the cluster holds. Never anything else of the object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    /// `ConfigMap`, `Secret`, `DaemonSet`. Escaped, like all of it.
+    pub kind: String,
+    /// `namespace/name`, or the name alone.
+    pub object: String,
+    /// The key of its data, or what of a pod's template.
+    pub key: String,
+    /// The address, as it was looked for: `10.0.0.11:6443`.
+    pub address: String,
+}
+
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            object,
+            key,
+            address,
+        } = self;
+        write!(f, "{kind} {object}, {key}: {address}")
+    }
 }

@@ -3,10 +3,12 @@
 //!
 //! The one master goes on serving its old address, so every stage up to the first join can be taken back: see [`super::unconvert`].
 
+pub mod adoption;
 pub(super) mod census;
+mod foreseen;
 pub(super) mod obstacles;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Draft,
@@ -14,7 +16,7 @@ use super::{
     preflight,
 };
 use crate::{
-    Intent, NodeName, Observation, Planning, Refusal,
+    Goal, Intent, NodeName, Observation, Planning, Refusal,
     adopted::Adopted,
     intent::Landmark,
     kubeadm::{ClusterSettings, Peer},
@@ -35,8 +37,16 @@ pub(super) fn plan(intent: &Intent, seen: &Observation, pause_after: Option<Land
     if let Some(planning) = converge::stopped_machines(intent, seen) {
         return planning;
     }
-    for refusal in preflight::refusals(intent, seen) {
+    let away = workers_away(intent, seen);
+    for refusal in preflight::refusals_of(intent, seen, |node| !away.contains_key(node)) {
         draft.refuse(refusal);
+    }
+    for (node, missing) in away {
+        let seen = missing.to_string();
+        let refusal = Refusal::WorkerAway { node, seen };
+        if !refusal.accepted(&intent.accepted) {
+            draft.refuse(refusal);
+        }
     }
     if intent.bundle.kubernetes != intent.spec.kubernetes {
         draft.refuse(Refusal::BundleVersion {
@@ -52,6 +62,12 @@ pub(super) fn plan(intent: &Intent, seen: &Observation, pause_after: Option<Land
     draft.finish()
 }
 
+/// Workers that do not answer. They cannot be led anywhere now; whether they may be left over is for the operator to say.
+fn workers_away(intent: &Intent, seen: &Observation) -> BTreeMap<NodeName, Missing> {
+    let unseen = |node: &NodeName| Some((node.clone(), seen.host(node).err()?));
+    intent.spec.workers.keys().filter_map(unseen).collect()
+}
+
 /// Somebody else's cluster as it is, or was before it was begun with.
 pub(super) struct Foreign<'a> {
     pub(super) intent: &'a Intent,
@@ -62,12 +78,15 @@ pub(super) struct Foreign<'a> {
     pub(super) api: &'a ApiView,
     /// Control plane hosts that vote.
     pub(super) voters: BTreeSet<NodeName>,
+    /// Workers that do not answer: they are left over, for a later conversion.
+    pub(super) away: BTreeSet<NodeName>,
 }
 
 impl<'a> Foreign<'a> {
     /// # Errors
     /// What the members of etcd refuse; [`Missing`] when the master or its API cannot be seen.
     pub(super) fn of(intent: &'a Intent, seen: &'a Observation) -> Result<Self, Refusal> {
+        obstacles::external_etcd(seen)?;
         let quorum = Quorum::of(seen)?.ok_or_else(|| Missing::not_looked("a running etcd"))?;
         obstacles::peer_urls(intent, seen, &quorum)?;
         let voters = situation::voters(&intent.spec, seen, None)?;
@@ -87,6 +106,15 @@ impl<'a> Foreign<'a> {
             facts,
             api,
             voters,
+            // The way back is known by what is kept everywhere: it is not begun without somebody.
+            away: match intent.goal {
+                Goal::Unconvert => BTreeSet::new(),
+                Goal::Convert { .. }
+                | Goal::Converge
+                | Goal::Replace { .. }
+                | Goal::Remove { .. }
+                | Goal::Repair => workers_away(intent, seen).into_keys().collect(),
+            },
         })
     }
 
@@ -133,10 +161,11 @@ impl<'a> Foreign<'a> {
         Ok(old)
     }
 
-    /// The workers of the file that are in the cluster, in order.
+    /// The workers of the file that are in the cluster and answer, in order.
     pub(super) fn workers(&self) -> Result<Vec<Peer>, Missing> {
         let mut found = Vec::new();
-        for node in self.intent.spec.workers.keys() {
+        let workers = self.intent.spec.workers.keys();
+        for node in workers.filter(|node| !self.away.contains(*node)) {
             let joined = self
                 .seen
                 .host(node)?
@@ -190,15 +219,21 @@ impl<'a> Conversion<'a> {
         for refusal in obstacles::all(foreign)? {
             draft.refuse(refusal);
         }
+        let mut convergence = Convergence::of_foreign(
+            foreign.intent,
+            foreign.seen,
+            foreign.settings()?,
+            foreign.voters.clone(),
+        );
+        if !foreign.away.is_empty() {
+            let machines = foreign.intent.spec.machines().map(|(node, ..)| node);
+            let answers = machines.filter(|node| !foreign.away.contains(*node));
+            convergence.only = Some(answers.cloned().collect());
+        }
         Ok(Self {
             foreign,
             old: foreign.old_servers()?,
-            convergence: Convergence::of_foreign(
-                foreign.intent,
-                foreign.seen,
-                foreign.settings()?,
-                foreign.voters.clone(),
-            ),
+            convergence,
         })
     }
 
@@ -212,7 +247,9 @@ impl<'a> Conversion<'a> {
         let first = &original.name;
         let spec = &intent.spec;
         let masters: BTreeSet<NodeName> = [first.clone()].into();
-        situation::one_authority(seen, first, spec.control_plane.keys(), spec.workers.keys())?;
+        let workers = spec.workers.keys();
+        let workers = workers.filter(|node| !self.foreign.away.contains(*node));
+        situation::one_authority(seen, first, spec.control_plane.keys(), workers)?;
 
         self.convergence.machines(draft);
         self.convergence.hosts(draft);
@@ -371,7 +408,7 @@ pub(super) fn lead_proxies(
     via: Option<&crate::observation::EndpointName>,
 ) -> Result<(), Refusal> {
     let first = &foreign.original.name;
-    let because = if foreign.intent.goal == crate::Goal::Unconvert {
+    let because = if foreign.intent.goal == Goal::Unconvert {
         Reason::TakenBack
     } else {
         Reason::Converts

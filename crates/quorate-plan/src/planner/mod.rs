@@ -12,6 +12,8 @@ mod repair;
 mod replace;
 mod unconvert;
 
+pub use convert::adoption;
+
 use std::collections::BTreeSet;
 
 use crate::{

@@ -226,6 +226,20 @@ impl fmt::Display for Refusal {
                 callers.len(),
                 list(callers)
             ),
+            Self::OldAddressStored { stored, .. } => {
+                f.write_str("objects of the cluster still hold the old address:")?;
+                stored.iter().try_for_each(|one| write!(f, "\n{one}"))
+            }
+            Self::Unproven { unknowns, .. } => {
+                f.write_str(
+                    "no conversion was proven with this, so nobody can say that it goes on:",
+                )?;
+                unknowns.iter().try_for_each(|one| write!(f, "\n{one}"))
+            }
+            Self::WorkerAway { node, seen } => write!(
+                f,
+                "{node} cannot be led to the endpoint: {seen}; accepted, it is left over, and a later `quorate convert` leads it"
+            ),
             Self::PastReturn { voters } => write!(
                 f,
                 "{voters} masters vote: a conversion is only taken back while one does"

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use quorate_plan::observation::{HostMark, Node};
+use quorate_plan::observation::{HostMark, Node, Stored};
 
 use crate::{
     World,
@@ -54,6 +54,31 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
             foreign.stragglers.insert((*program).to_owned());
         }
         ["straggler-gone", _] => world.machine_mut(&host()).disk.foreign.stragglers.clear(),
+        ["stores", kind, object] => {
+            let ready = world.ready();
+            let first = ready.first().expect("a master that serves").clone();
+            let address = format!("{}:6443", world.machine(&first).address);
+            let stored = Stored {
+                kind: (*kind).to_owned(),
+                object: (*object).to_owned(),
+                key: "key config".into(),
+                address,
+            };
+            let kube = world.kube_mut(&first).expect("it serves");
+            kube.foreign.stored.insert(stored);
+        }
+        ["pod-network", object] => {
+            let ready = world.ready();
+            let first = ready.first().expect("a master that serves").clone();
+            let kube = world.kube_mut(&first).expect("it serves");
+            kube.foreign.networks = [(*object).to_owned()].into();
+        }
+        ["stores-nothing"] => {
+            let ready = world.ready();
+            let first = ready.first().expect("a master that serves").clone();
+            let kube = world.kube_mut(&first).expect("it serves");
+            kube.foreign.stored.clear();
+        }
         ["old-peer-url"] => announce(world, "https://127.0.0.1:2380".into()),
         ["new-peer-url"] => {
             let ready = world.ready();

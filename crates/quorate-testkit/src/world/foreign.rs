@@ -12,7 +12,7 @@ use quorate_plan::{
     kubeadm::ClusterSettings,
     observation::{
         ApiConversion, Backup, Caller, Certificate, HostConversion, KeptObjects, KubeadmConfig,
-        Snapshot,
+        Snapshot, Stored,
     },
     standing::{ADOPTED, to_leave},
     step::HostEnsure,
@@ -24,6 +24,9 @@ use super::{
     kube::Kube,
 };
 use crate::fixture::KUBERNETES;
+
+/// The pod network that somebody else installed.
+const FLANNEL: &str = "kube-flannel/kube-flannel-ds";
 
 /// Where kubeconfigs lie.
 const FOLDER: &str = "/etc/kubernetes/";
@@ -48,6 +51,10 @@ pub struct ForeignKube {
     pub proxies: BTreeMap<NodeName, String>,
     /// Nodes on which cluster DNS runs.
     pub dns_nodes: BTreeSet<NodeName>,
+    /// Objects of somebody's that hold the old address.
+    pub stored: BTreeSet<Stored>,
+    /// The DaemonSets of its pod network.
+    pub networks: BTreeSet<String>,
 }
 
 /// A certificate by its names: the same names are the same certificate.
@@ -100,7 +107,7 @@ impl World {
         }
         let kube = self.kube_mut(&master).expect("it serves");
         kube.notes = None;
-        kube.workloads.insert("kube-flannel/kube-flannel-ds".into());
+        kube.workloads.insert(FLANNEL.into());
         kube.cluster_info = Some(server.clone());
         kube.kubeadm = Some(KubeadmConfig {
             kubernetes: KUBERNETES.into(),
@@ -115,6 +122,8 @@ impl World {
                 .map(|node| (node.clone(), server.clone()))
                 .collect(),
             dns_nodes: [master].into(),
+            stored: BTreeSet::new(),
+            networks: [FLANNEL.to_owned()].into(),
         };
     }
 
@@ -201,6 +210,8 @@ impl World {
             callers: Seen::now(callers),
             backup: Seen::now(disk.foreign.backup.clone()),
             kubeadm: Seen::now(Some(KUBERNETES.into())),
+            blocked: Seen::now(BTreeMap::new()),
+            data_mount: Seen::now(None),
         }))
     }
 
@@ -372,6 +383,9 @@ pub(super) fn conversion_of_api(
             proxy: Seen::now(kube.foreign.proxy.clone()),
             dns_nodes: Seen::now(kube.foreign.dns_nodes.clone()),
             dns_wanted: Seen::now(2),
+            stored: Seen::now(kube.foreign.stored.clone()),
+            networks: Seen::now(kube.foreign.networks.clone()),
+            sockets: Seen::now(BTreeMap::new()),
         })
     }))
 }

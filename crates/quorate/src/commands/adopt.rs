@@ -5,14 +5,15 @@ use std::{fmt::Write as _, fs, io::Write as _, net::Ipv4Addr, path::PathBuf, str
 use clap::Args;
 use quorate_exec::observe;
 use quorate_plan::{
-    ClusterName, Goal, Intent, NodeName, Observation, Refusal, plan, refusal::RefusalCode,
+    ClusterName, Goal, Intent, NodeName, Observation,
+    planner::adoption::{self, Adoption, Verdict},
 };
 use serde::Serialize;
 
 use crate::{
-    args::{Output, OutputArgument},
+    args::{AcceptArgument, Output, OutputArgument},
     cluster::ClusterFile,
-    console::{Console, Style},
+    console::Console,
     exit::Exit,
     failure::Failure,
     reach::Reach,
@@ -30,6 +31,7 @@ Examples:
     --master cp1=10.0.0.11 --join cp2=10.0.0.12 --join cp3=10.0.0.13 \\
     --worker w1=10.0.0.21 --balancer lb1=10.0.0.5
   quorate adopt demo.yaml                   look again at what that file names
+  quorate adopt demo.yaml --accept unproven=cp1
   quorate adopt demo.yaml -o json | jq .verdict")]
 pub struct Arguments {
     /// The cluster file: written with --master, read without.
@@ -57,6 +59,8 @@ pub struct Arguments {
     #[arg(long, value_name = "USER", default_value = "root")]
     user: String,
     #[command(flatten)]
+    accept: AcceptArgument,
+    #[command(flatten)]
     output: OutputArgument,
 }
 
@@ -79,45 +83,11 @@ impl FromStr for Host {
     }
 }
 
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Verdict {
-    Ready,
-    ReadyAfterFixes,
-    NotConvertible,
-    Unseen,
-}
-
-impl Verdict {
-    fn of(findings: &[Refusal]) -> Self {
-        let never = |finding: &Refusal| {
-            matches!(
-                finding,
-                Refusal::NotConvertible {
-                    mendable: false,
-                    ..
-                }
-            )
-        };
-        let unseen = |finding: &Refusal| finding.code() == RefusalCode::Missing;
-        if findings.iter().any(never) {
-            Self::NotConvertible
-        } else if findings.iter().any(unseen) {
-            Self::Unseen
-        } else if findings.is_empty() {
-            Self::Ready
-        } else {
-            Self::ReadyAfterFixes
-        }
-    }
-}
-
 #[derive(Serialize)]
 struct Object<'a> {
     cluster: String,
-    verdict: Verdict,
-    findings: &'a [Refusal],
+    #[serde(flatten)]
+    adoption: &'a Adoption,
     observation: &'a Observation,
 }
 
@@ -138,117 +108,41 @@ pub async fn run(
     cluster.say_warnings(console);
     let intent = Intent {
         goal: Goal::Convert { pause_after: None },
+        accepted: arguments.accept.accept.iter().cloned().collect(),
         ..cluster.intent_for_looking()?
     };
     let world = reach.world(&cluster, &intent).await?;
     let seen = observe(&world, &intent).await;
-    let planning = plan(&intent, &seen);
-    let mut findings = planning.refused;
-    findings.extend(planning.waiting.iter().map(|waiting| Refusal::Missing {
-        missing: quorate_plan::Missing::not_looked(waiting.what.clone()),
-    }));
-    let verdict = Verdict::of(&findings);
+    let adoption = adoption::assess(&intent, &seen);
     match arguments.output.output {
         Output::Json => console.data(&json::text(
             "Adoption",
             &Object {
                 cluster: intent.spec.name.to_string(),
-                verdict,
-                findings: &findings,
+                adoption: &adoption,
                 observation: &seen,
             },
         ))?,
         Output::Text => {
             let paint = console.paint_out();
-            let name = paint.paint(Style::Bold, &intent.spec.name);
-            let mut text = facts(&intent, &seen);
-            let count = findings.len();
-            writeln!(
-                text,
-                "{name}: {}",
-                match verdict {
-                    Verdict::Ready => "ready to be converted".to_owned(),
-                    Verdict::ReadyAfterFixes =>
-                        format!("ready after {}", show::counted(count, "fix")),
-                    Verdict::NotConvertible => "not convertible".to_owned(),
-                    Verdict::Unseen => "not everything could be seen".to_owned(),
-                }
-            )
-            .expect("a String takes everything");
-            console.data(&text)?;
+            console.data(&show::adoption::text(&intent, &seen, &adoption, paint))?;
         }
     }
     let paint = console.paint_err();
-    console.ask(show::refusal::all(&findings, paint));
+    console.ask(show::refusal::all(&adoption.findings, paint));
     cluster.hint_at_trust(&seen, console);
     let file = cluster.path.display();
-    match verdict {
+    match adoption.verdict {
         Verdict::Ready => {
             console.say(format!("Next: `quorate convert -f {file} --plan-only`"));
             Ok(())
         }
         Verdict::ReadyAfterFixes => Err(Failure::silent(Exit::Refused).hint(format!(
-            "mend them, then `quorate adopt {file}` looks again"
+            "mend them, or accept by name what can be, then `quorate adopt {file}` looks again"
         ))),
         Verdict::NotConvertible => Err(Failure::silent(Exit::Refused)),
         Verdict::Unseen => Err(Failure::silent(Exit::Unseen)),
     }
-}
-
-/// What was seen of the cluster, in a few lines.
-fn facts(intent: &Intent, seen: &Observation) -> String {
-    let mut out = String::new();
-    let mut line = |what: &str, value: String| {
-        writeln!(out, "  {what:<18} {value}").expect("a String takes everything");
-    };
-    let Ok(Some(api)) = seen.api() else {
-        return out;
-    };
-    line("Kubernetes", api.version.clone());
-    if let Ok(Some(config)) = api.kubeadm.get() {
-        let before = match config.endpoint.as_str() {
-            "" => "none",
-            some => some,
-        };
-        line("endpoint now", before.to_owned());
-        line("endpoint to be", intent.spec.endpoint.to_string());
-    }
-    if let Ok(nodes) = api.nodes.get() {
-        let ready = nodes.values().filter(|node| node.ready).count();
-        line("nodes", format!("{} ({ready} ready)", nodes.len()));
-    }
-    for (node, view) in &seen.etcd {
-        if let Ok(Some(view)) = view.get() {
-            let voters = view.members.values().filter(|member| !member.learner);
-            line(
-                "etcd",
-                format!(
-                    "{} on {node}, {} voting, {} MiB",
-                    view.version,
-                    voters.count(),
-                    view.db_bytes >> 20
-                ),
-            );
-        }
-    }
-    for (node, facts) in &seen.hosts {
-        let Ok(facts) = facts.get() else { continue };
-        let Ok(own) = facts.conversion() else {
-            continue;
-        };
-        if let Ok(files) = own.kubeconfigs.get() {
-            for (path, servers) in files {
-                let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
-                line(node.as_str(), format!("{path}: {}", servers.join(", ")));
-            }
-        }
-        if let Ok(callers) = own.callers.get() {
-            for caller in callers {
-                line(node.as_str(), format!("connected: {caller}"));
-            }
-        }
-    }
-    out
 }
 
 /// The cluster file of the arguments. `None`: they name no hosts.
@@ -335,19 +229,5 @@ mod tests {
         assert!(quorate_plan::spec::parse(&text, "x.yaml").is_ok(), "{text}");
         let line = Line::parse_from(["adopt", "x.yaml"]);
         assert!(super::text(&line.arguments).is_none());
-    }
-
-    #[test]
-    fn what_cannot_be_mended_is_no_fix() {
-        let obstacle = |mendable| Refusal::NotConvertible {
-            what: "x".into(),
-            seen: "y".into(),
-            way: "z".into(),
-            mendable,
-        };
-        assert_eq!(Verdict::of(&[]), Verdict::Ready);
-        assert_eq!(Verdict::of(&[obstacle(true)]), Verdict::ReadyAfterFixes);
-        let both = [obstacle(true), obstacle(false)];
-        assert_eq!(Verdict::of(&both), Verdict::NotConvertible);
     }
 }

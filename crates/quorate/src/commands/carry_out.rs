@@ -122,7 +122,8 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
     loop {
         if !planning.plan.is_empty() {
             let paint = console.paint_err();
-            console.ask(show::plan::text(&planning.plan, &seen, false, paint));
+            let text = show::plan::text(&planning.plan, &intent.goal, &seen, false, paint);
+            console.ask(text);
             console.say(format!("\n{name}: {}", show::plan::size(&planning.plan)));
             say_changes_here(&planning.plan, cluster, console, reach).await?;
             say_to_register(&planning.plan, &intent.spec, console);

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use quorate_plan::{Ensure, Goal, InfraEnsure, Intent, Plan, Planning, Spec, refusal::RefusalCode};
+use quorate_plan::{
+    Ensure, Goal, InfraEnsure, Intent, Plan, Planning, Spec, interruption::Expected,
+    refusal::RefusalCode,
+};
 use serde::Serialize;
 
 use super::carry_out::{Considered, arrived};
@@ -55,6 +58,9 @@ pub(super) struct How {
 struct Object<'a> {
     cluster: String,
     planning: &'a Planning,
+    /// Of each stage, of a conversion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<Vec<Expected>>,
 }
 
 /// Runs it.
@@ -101,6 +107,7 @@ pub(super) async fn show(
             &Object {
                 cluster: intent.spec.name.to_string(),
                 planning,
+                expected: show::plan::expected(&planning.plan, &intent.goal, seen),
             },
         ))?,
         Output::Text => {
@@ -118,7 +125,7 @@ pub(super) async fn show(
             } else {
                 format!(
                     "{}\n{}: {}\n",
-                    show::plan::text(&planning.plan, seen, how.verbose, paint),
+                    show::plan::text(&planning.plan, &intent.goal, seen, how.verbose, paint),
                     paint.paint(Style::Bold, &intent.spec.name),
                     show::plan::size(&planning.plan)
                 )

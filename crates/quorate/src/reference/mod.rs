@@ -69,6 +69,9 @@ runbooks! {
     StillMember = "still-member";
     NotConvertible = "not-convertible";
     OldAddressInUse = "old-address-in-use";
+    OldAddressStored = "old-address-stored";
+    Unproven = "unproven";
+    WorkerAway = "worker-away";
     PastReturn = "past-return";
 }
 

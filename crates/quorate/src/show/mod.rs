@@ -1,5 +1,6 @@
 //! What commands print: pure functions from values to text. Start at [`plan::text`].
 
+pub mod adoption;
 pub mod assessment;
 pub mod bundle;
 pub mod details;

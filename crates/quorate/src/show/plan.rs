@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_plan::{
-    Change, Ensure, HostEnsure, Missing, NodeName, Observation, Place, Plan, Quorum, Spec, Stage,
-    Step,
+    Change, Ensure, Goal, HostEnsure, Missing, NodeName, Observation, Place, Plan, Quorum, Spec,
+    Stage, Step,
+    interruption::{self, Expected},
     quorum::{needed, tolerance},
     spec::BalancerSpec,
     step::InfraEnsure,
@@ -17,12 +18,32 @@ use crate::console::{Paint, Style};
 /// Longest line.
 const WIDTH: usize = 100;
 
+/// Above the stage after which `convert --undo` is refused.
+const NO_RETURN: &str = "--- point of no return: from the end of the next stage the way is on to the masters of the file ---";
+
+/// What is to be expected of each stage, of a plan that converts. `None`: it does not, and every change is judged by its quorum.
+pub fn expected(plan: &Plan, goal: &Goal, seen: &Observation) -> Option<Vec<Expected>> {
+    match goal {
+        Goal::Convert { .. } | Goal::Unconvert => {
+            let joined = matches!(Quorum::of(seen), Ok(Some(quorum)) if quorum.voter_count() > 1);
+            Some(interruption::of_all(&plan.stages, joined))
+        }
+        Goal::Converge | Goal::Replace { .. } | Goal::Remove { .. } | Goal::Repair => None,
+    }
+}
+
 /// The plan as text.
-pub fn text(plan: &Plan, seen: &Observation, verbose: bool, paint: Paint) -> String {
+pub fn text(plan: &Plan, goal: &Goal, seen: &Observation, verbose: bool, paint: Paint) -> String {
     let mut out = String::new();
     let mut voters = Voters::seen(seen);
     let mut before: Option<&Change> = None;
+    let expected = expected(plan, goal, seen);
     for (i, stage) in plan.stages.iter().enumerate() {
+        let expected = expected.as_ref().and_then(|all| all.get(i));
+        if expected.is_some_and(|expected| expected.point_of_no_return) {
+            out += &paint.paint(Style::Warn, NO_RETURN);
+            out.push('\n');
+        }
         let number = format!("{}/{}", i + 1, plan.stages.len());
         out += &format!(
             "{} {}\n",
@@ -42,6 +63,16 @@ pub fn text(plan: &Plan, seen: &Observation, verbose: bool, paint: Paint) -> Str
             None => {}
         }
         before = stage.change.as_ref();
+        if let Some(expected) = expected {
+            let mut lines = vec![format!("    interruption: {}", expected.interruption)];
+            if *goal != Goal::Unconvert {
+                lines.push(format!("    taken back by: {}", expected.undo.text()));
+            }
+            for line in lines {
+                out += &paint.paint(Style::Dim, line);
+                out.push('\n');
+            }
+        }
         for group in groups(stage) {
             out += &group.text(verbose, paint);
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Foreign;
 use crate::{
     NodeName, Refusal,
-    observation::{Caller, HostFacts},
+    observation::{Caller, HostFacts, Stored},
     seen::Missing,
     spec::Role,
     standing::addresses_of,
@@ -22,7 +22,8 @@ const OWN: [&str; 4] = [
     "kube-scheduler",
 ];
 
-/// Everybody who is connected to the old address and has another way, by the host that saw them; those that were accepted are left out.
+/// Everybody who is connected to the old address and has another way, by the host that saw them, and the objects of the cluster that hold it;
+/// those that were accepted are left out.
 ///
 /// # Errors
 /// [`Missing`] when a host could not tell.
@@ -34,7 +35,35 @@ pub(in crate::planner) fn refusals(foreign: &Foreign<'_>) -> Result<Vec<Refusal>
             found.push(refusal);
         }
     }
+    for refusal in stored(foreign)? {
+        if !refusal.accepted(&foreign.intent.accepted) {
+            found.push(refusal);
+        }
+    }
     Ok(found)
+}
+
+/// Who is told by an object where the API is may come only once a day: nobody is connected in between.
+///
+/// # Errors
+/// [`Missing`] when nobody asked.
+pub(in crate::planner) fn stored(foreign: &Foreign<'_>) -> Result<Vec<Refusal>, Missing> {
+    let node = foreign.original.name.clone();
+    let stored = match foreign.api.conversion()?.stored.get() {
+        Ok(stored) => stored,
+        Err(missing) => {
+            let unknowns = [missing.to_string()].into();
+            return Ok(vec![Refusal::Unproven { node, unknowns }]);
+        }
+    };
+    let old = foreign.old_servers()?;
+    let is_old = |one: &&Stored| old.contains(&format!("https://{}", one.address));
+    let stored: BTreeSet<Stored> = stored.iter().filter(is_old).cloned().collect();
+    Ok(if stored.is_empty() {
+        Vec::new()
+    } else {
+        vec![Refusal::OldAddressStored { node, stored }]
+    })
 }
 
 fn callers(foreign: &Foreign<'_>) -> Result<BTreeMap<NodeName, BTreeSet<Caller>>, Missing> {
@@ -44,6 +73,8 @@ fn callers(foreign: &Foreign<'_>) -> Result<BTreeMap<NodeName, BTreeSet<Caller>>
             // It leads there: that is what it is for.
             Role::Balancer => continue,
             Role::ControlPlane if *node != foreign.original.name => continue,
+            // Its kubelet leads there, when it comes back: that it does was accepted by name.
+            Role::Worker if foreign.away.contains(node) => continue,
             Role::ControlPlane | Role::Worker => {}
         }
         let facts = foreign.seen.host(node)?;

@@ -1,8 +1,11 @@
 //! What a conversion cannot carry over, or would break: each by name, with what was seen and what to do about it. Start at [`all`].
 
+use std::collections::BTreeSet;
+
 use super::Foreign;
 use crate::{
-    Intent, Observation, Refusal, observation::Manifest, quorum::Quorum, seen::Missing, spec::Cni,
+    Intent, Observation, Refusal, observation::Manifest, quorum::Quorum, rehearsal::FILES,
+    seen::Missing, spec::Cni,
 };
 
 fn obstacle(what: impl Into<String>, seen: impl Into<String>, way: impl Into<String>) -> Refusal {
@@ -21,6 +24,28 @@ fn never(what: impl Into<String>, seen: impl Into<String>, way: impl Into<String
         seen: seen.into(),
         way: way.into(),
         mendable: false,
+    }
+}
+
+/// Without a member on the master there is nothing to join.
+///
+/// # Errors
+/// [`Refusal::NotConvertible`].
+pub(super) fn external_etcd(seen: &Observation) -> Result<(), Refusal> {
+    let Ok(Some(api)) = seen.api() else {
+        return Ok(());
+    };
+    let Ok(Some(config)) = api.kubeadm.get() else {
+        return Ok(());
+    };
+    match config.adopted.as_deref() {
+        Some(adopted) if adopted.external_etcd() => {
+            let mut found = adopted.obstacles().into_iter();
+            let one = found.find(|one| one.field == "etcd.external");
+            let (seen, way) = one.map(|one| (one.seen, one.way)).unwrap_or_default();
+            Err(never("kubeadm-config: etcd.external", seen, way))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -77,8 +102,12 @@ pub(super) fn all(foreign: &Foreign<'_>) -> Result<Vec<Refusal>, Refusal> {
     }
     versions(foreign, &mut found)?;
     certificates(foreign, &mut found)?;
+    expiring(foreign, &mut found)?;
+    blocked(foreign, &mut found)?;
     nodes(foreign, &mut found)?;
     proxy(foreign, &mut found)?;
+    shared_address(foreign, &mut found)?;
+    unknowns(foreign, &mut found)?;
     match foreign.intent.spec.network.cni {
         Cni::None => {}
         Cni::Flannel | Cni::Manifest { .. } => found.push(obstacle(
@@ -221,6 +250,130 @@ fn proxy(foreign: &Foreign<'_>, found: &mut Vec<Refusal>) -> Result<(), Missing>
             "there is none",
             "clusters without kubeadm's kube-proxy are not supported: what stands in for it has the old address somewhere else",
         ));
+    }
+    Ok(())
+}
+
+/// A shared address that moves by its own rules would be fought for by two.
+fn shared_address(foreign: &Foreign<'_>, found: &mut Vec<Refusal>) -> Result<(), Missing> {
+    let manifests = foreign.facts.manifests.get()?.keys();
+    let pods = manifests.map(|name| format!("static pod {name} on {}", foreign.original.name));
+    let workloads = foreign.api.workloads.get()?.keys().cloned();
+    if let Some(what) = pods.chain(workloads).find(|name| name.contains(KUBE_VIP)) {
+        found.push(never(
+            what,
+            "kube-vip holds an address of the API",
+            "an address that kube-vip moves is not supported: new masters would not run it, and whoever uses the address would follow it to nobody",
+        ));
+    }
+    Ok(())
+}
+
+/// What moves an address among masters, by the name that its own pages give it.
+const KUBE_VIP: &str = "kube-vip";
+
+/// The pod network that conversions were made with, by the name that its manifest gives it.
+const PROVEN_NETWORK: &str = "kube-flannel-ds";
+
+/// A certificate that ends sooner than this many days may end in the middle of it.
+pub(super) const DAYS_LEFT_MIN: i64 = 7;
+
+/// What nobody has tried: it may go well, and whoever knows the cluster may say so by name, before it is begun with.
+fn unknowns(foreign: &Foreign<'_>, found: &mut Vec<Refusal>) -> Result<(), Missing> {
+    if foreign.kept()?.is_some() {
+        return Ok(());
+    }
+    let mut unknowns = BTreeSet::new();
+    let networks = foreign.api.conversion()?.networks.get()?;
+    if networks.is_empty() {
+        unknowns.insert("pod network: no DaemonSet that installs one was found".to_owned());
+    }
+    for network in networks {
+        if network.rsplit('/').next() != Some(PROVEN_NETWORK) {
+            unknowns.insert(format!(
+                "pod network {network}: only Flannel was tried; whether it finds the API by an address of its own is for you to say"
+            ));
+        }
+    }
+    for name in foreign.facts.manifests.get()?.keys() {
+        if !FILES.contains(&name.as_str()) && !name.contains(KUBE_VIP) {
+            unknowns.insert(format!(
+                "static pod {name} on {}: new masters do not get it",
+                foreign.original.name
+            ));
+        }
+    }
+    if unknowns.is_empty() {
+        return Ok(());
+    }
+    let refusal = Refusal::Unproven {
+        node: foreign.original.name.clone(),
+        unknowns,
+    };
+    if !refusal.accepted(&foreign.intent.accepted) {
+        found.push(refusal);
+    }
+    Ok(())
+}
+
+/// Certificates of the master that end while it is converted. The serving one is made anew anyway.
+fn expiring(foreign: &Foreign<'_>, found: &mut Vec<Refusal>) -> Result<(), Missing> {
+    for (file, days) in days_left(foreign)? {
+        if days < DAYS_LEFT_MIN && file != "pki/apiserver.crt" {
+            found.push(obstacle(
+                format!("{file} of {}", foreign.original.name),
+                validity(days),
+                "renew it first: `kubeadm certs renew all` there, and restart the control plane in a quiet hour",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `ends in 3 days`.
+pub(super) fn validity(days: i64) -> String {
+    match days {
+        ..0 => "it has ended".into(),
+        0 => "it ends today".into(),
+        1 => "it ends in a day".into(),
+        days => format!("it ends in {days} days"),
+    }
+}
+
+/// Leaf certificates of the master, with the days that each has left by the host's own clock.
+pub(super) fn days_left(foreign: &Foreign<'_>) -> Result<Vec<(String, i64)>, Missing> {
+    let now = (foreign.facts.machine.get()?.clock_ms / 1000) as i64;
+    let certificates = &foreign.facts.pki.get()?.certificates;
+    Ok(certificates
+        .iter()
+        .map(|(file, one)| (file.clone(), (one.not_after - now).div_euclid(86_400)))
+        .collect())
+}
+
+/// Whether the masters reach each other where they will have to.
+fn blocked(foreign: &Foreign<'_>, found: &mut Vec<Refusal>) -> Result<(), Missing> {
+    let spec = &foreign.intent.spec;
+    for node in spec.control_plane.keys() {
+        let Some(asked) = foreign.seen.host(node)?.conversion.get()?.as_deref() else {
+            continue;
+        };
+        for (address, why) in asked.blocked.get()? {
+            let masters = &spec.control_plane;
+            let to = masters
+                .iter()
+                .find(|(_, machine)| machine.address == address.ip());
+            // Who votes by now is judged by the quorum.
+            let Some((to, _)) = to
+                .filter(|(to, _)| !foreign.voters.contains(*to) || !foreign.voters.contains(node))
+            else {
+                continue;
+            };
+            found.push(obstacle(
+                format!("way from {node} to {to}, port {}", address.port()),
+                why.clone(),
+                "masters reach each other there: open it in the firewall or the security group (docs/reference/ports.md lists who needs which)",
+            ));
+        }
     }
     Ok(())
 }
