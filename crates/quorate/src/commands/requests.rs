@@ -194,6 +194,19 @@ fn role(ensure: &HostEnsure) -> &'static str {
         | HostEnsure::EndpointGone { .. }
         | HostEnsure::Reset { .. }
         | HostEnsure::UploadedCertsGone {} => "master",
+        // No play asks for these: `lock take` wants the file's cluster, and converts none.
+        HostEnsure::BackedUp { .. }
+        | HostEnsure::ServingCertificate { .. }
+        | HostEnsure::ServingCertificateKept { .. }
+        | HostEnsure::Configuration { .. }
+        | HostEnsure::ConfigurationKept { .. }
+        | HostEnsure::ClusterInfo { .. }
+        | HostEnsure::ProxyConfig { .. }
+        | HostEnsure::Proxy { .. }
+        | HostEnsure::Kubeconfigs { .. }
+        | HostEnsure::KubeconfigsKept { .. }
+        | HostEnsure::DnsSpread {}
+        | HostEnsure::BackupAside {} => "convert",
     }
 }
 
