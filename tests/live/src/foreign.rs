@@ -129,22 +129,27 @@ impl Foreign {
             )?;
         }
         stage.wait(
-            "the foreign cluster's nodes are Ready",
+            "the foreign cluster's nodes are Ready, and all pods run",
             Duration::from_secs(120),
-            |_| {
-                foreign
-                    .on_master("kubectl get nodes --no-headers")
-                    .is_ok_and(|nodes| {
-                        nodes
-                            .lines()
-                            .filter(|line| line.contains(" Ready "))
-                            .count()
-                            == 3
-                    })
-            },
+            |_| foreign.runs().unwrap_or(false),
         );
         foreign.on_master(&shape.after)?;
         Ok(foreign)
+    }
+
+    /// All nodes are Ready, and the pods of the network, which end once or twice where a node is new, and all others run.
+    fn runs(&self) -> Result<bool> {
+        let nodes = self.on_master("kubectl get nodes --no-headers")?;
+        let pods = self.on_master("kubectl get pods -A --no-headers")?;
+        let networks = pods.lines().filter(|line| line.contains("kube-flannel-ds"));
+        let runs = |line: &str| line.contains(" 1/1 ") && line.contains(" Running ");
+        Ok(nodes
+            .lines()
+            .filter(|line| line.contains(" Ready "))
+            .count()
+            == 3
+            && networks.count() == 3
+            && pods.lines().all(runs))
     }
 
     /// Runs a script on the master as its administrator.
