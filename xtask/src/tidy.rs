@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "quorate-node",
         &["quorate-plan", "quorate-etcd", "quorate-kube"],
     ),
-    ("quorate-exec", &["quorate-plan", "quorate-local"]),
+    (
+        "quorate-exec",
+        &["quorate-plan", "quorate-local", "quorate-aws"],
+    ),
     ("quorate-infra", &["quorate-plan", "quorate-aws"]),
     (
         "quorate-drill",

@@ -73,6 +73,50 @@ impl Held {
         Ok(())
     }
 
+    /// Asks again whether it is still in force, right before an effect where no host can say: at a cloud. A majority of the masters of the
+    /// cluster file has to say so, and none of them or of those that still run etcd may say otherwise. A host that was reset is left alone.
+    ///
+    /// # Errors
+    /// [`Refusal::Fenced`] and the like when somebody took over; [`Refusal::Missing`] when too few answer.
+    pub async fn confirm<H: Hosts>(&self, hosts: &H, seen: &Observation) -> Result<(), Refusal> {
+        let nodes = self.acknowledged();
+        let masters = &self.claim.intent.spec.control_plane;
+        let has_a_say = |node: &&NodeName| {
+            masters.contains_key(*node) || matches!(seen.etcd_at(node), Ok(Some(_)))
+        };
+        let answers = nodes
+            .iter()
+            .filter(has_a_say)
+            .map(async |node| (node, hosts.claim(node, &self.claim).await));
+        let mut confirmed = 0;
+        for (node, answer) in join_all(answers).await {
+            match answer {
+                Ok(fencing) if fencing.highest == self.claim.fence => {
+                    confirmed += usize::from(masters.contains_key(node));
+                }
+                Ok(_) => {}
+                Err(error @ HostError::Refused { .. }) => return Err(refusal(error)),
+                Err(
+                    HostError::Busy { .. }
+                    | HostError::Failed { .. }
+                    | HostError::Unreachable { .. },
+                ) => {}
+            }
+        }
+        let needed = quorum::needed(masters.len());
+        if confirmed < needed {
+            return Err(Missing::no_answer(
+                "the fence, right before the cloud is asked for something,",
+                format!(
+                    "{confirmed} of {} masters confirm it, {needed} needed",
+                    masters.len()
+                ),
+            )
+            .into());
+        }
+        Ok(())
+    }
+
     /// Gives it back on one host that is about to be of no cluster any more. Where it cannot be told it goes on naming this operation.
     pub async fn give_back<H: Hosts>(&self, hosts: &H, node: &NodeName) {
         if self.acknowledged.borrow_mut().remove(node)

@@ -11,7 +11,7 @@ use std::{
 use quorate_local::{Bind, Cluster, ClusterSpec, HostSpec, Local, Opening, Transport};
 use quorate_plan::{
     InfraEnsure, Intent, Missing, NodeName, Seen,
-    observation::{Cgroup, InfraView, MachineKind, Power},
+    observation::{Cgroup, InfraView, MachineKind, Power, Target},
     ports::{self, Feature, Party, Protocol},
     spec::{Provider, Role},
 };
@@ -19,6 +19,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     hostile,
+    nlb::Nlb,
     seam::{Infra, InfraError},
     ssh::{SshAccess, Way},
 };
@@ -31,6 +32,8 @@ const BOOT_MAX: Duration = Duration::from_secs(300);
 pub enum Machines {
     /// Somebody else: they are there.
     Given,
+    /// Somebody else, with a Network Load Balancer before them whose targets are ours.
+    BehindNlb(Box<Nlb>),
     /// This machine. Boxed: it is much larger than nothing.
     Local(Box<LocalMachines>),
 }
@@ -38,8 +41,15 @@ pub enum Machines {
 impl Infra for Machines {
     async fn observe(&self) -> BTreeMap<NodeName, Seen<InfraView>> {
         match self {
-            Self::Given => BTreeMap::new(),
+            Self::Given | Self::BehindNlb(_) => BTreeMap::new(),
             Self::Local(local) => local.observe().await,
+        }
+    }
+
+    async fn targets(&self) -> BTreeMap<NodeName, Seen<Target>> {
+        match self {
+            Self::Given | Self::Local(_) => BTreeMap::new(),
+            Self::BehindNlb(nlb) => nlb.targets().await,
         }
     }
 
@@ -49,18 +59,19 @@ impl Infra for Machines {
         progress: &mut dyn FnMut(String),
     ) -> Result<(), InfraError> {
         match self {
-            Self::Given => Err(InfraError {
-                what: format!("making {}", machine(what)),
-                detail: "expected a provider that makes machines, seen one that is given them"
-                    .into(),
-            }),
+            Self::Given => Err(given(what)),
+            Self::BehindNlb(nlb) => nlb.ensure(what).await,
             Self::Local(local) => local.ensure(what, progress).await,
         }
     }
 }
 
-fn machine(what: &InfraEnsure) -> &NodeName {
-    what.node()
+/// Nobody here makes what is given.
+pub(crate) fn given(what: &InfraEnsure) -> InfraError {
+    InfraError {
+        what: format!("making {}", what.node()),
+        detail: "expected a provider that makes machines, seen one that is given them".into(),
+    }
 }
 
 /// Local hosts for a cluster.
@@ -289,6 +300,10 @@ impl Infra for LocalMachines {
             .collect()
     }
 
+    async fn targets(&self) -> BTreeMap<NodeName, Seen<Target>> {
+        BTreeMap::new()
+    }
+
     async fn ensure(
         &self,
         what: &InfraEnsure,
@@ -299,6 +314,12 @@ impl Infra for LocalMachines {
                 ("making", self.make(node, *address, progress).await)
             }
             InfraEnsure::MachineOff { node } => ("stopping", self.stop(node).await),
+            InfraEnsure::Target { .. } | InfraEnsure::TargetGone { .. } => {
+                return Err(InfraError {
+                    what: what.node().to_string(),
+                    detail: "expected a balancer of the cloud, seen local hosts".into(),
+                });
+            }
         };
         done.map_err(|error| InfraError {
             what: format!("{doing} local host {}", what.node()),
@@ -345,7 +366,7 @@ fn openings(roles: &BTreeMap<Ipv4Addr, Role>, endpoint_port: u16) -> Vec<Opening
 }
 
 /// An error with its causes, in one text.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use quorate_plan::{
     Intent, Missing, NodeName, Observation, Planning, Refusal, Seen,
     kubeadm::dns_address,
-    observation::{HostFacts, HostReport, InfraView, Look, Power, Sightings},
+    observation::{HostFacts, HostReport, InfraView, Look, Power, Sightings, Target},
     plan,
     plan::Waiting,
 };
@@ -160,8 +160,10 @@ pub(crate) struct Sight {
     seen: Observation,
     hosts_at: BTreeMap<NodeName, Instant>,
     infra_at: Instant,
+    targets_at: Instant,
     aged_at: BTreeMap<NodeName, Instant>,
     infra_aged_at: Instant,
+    targets_aged_at: Instant,
     /// When everything was last looked at together.
     pub(crate) whole_at: Instant,
     /// All there were, this look included.
@@ -176,17 +178,21 @@ impl Sight {
         let reports = join_all(nodes.into_iter().map(async |node| {
             let report = report(&world.hosts, node, infra.get(node)).await;
             (node, report, Instant::now())
-        }))
-        .await;
+        }));
+        let targets = async { (world.infra.targets().await, Instant::now()) };
+        let (reports, (targets, targets_at)) = join(reports, targets).await;
         let mut sight = Self {
             seen: Observation {
                 infra,
+                targets,
                 ..Observation::default()
             },
             hosts_at: BTreeMap::new(),
             infra_at,
+            targets_at,
             aged_at: BTreeMap::new(),
             infra_aged_at: infra_at,
+            targets_aged_at: targets_at,
             whole_at: Instant::now(),
             looks: world.looks.clone(),
         };
@@ -215,6 +221,22 @@ impl Sight {
             infra,
             at: Instant::now(),
         }
+    }
+
+    /// Looks again at what the cloud's balancer says.
+    pub(crate) async fn look_at_targets<H: Hosts, I: Infra>(
+        world: &World<H, I>,
+    ) -> (BTreeMap<NodeName, Seen<Target>>, Instant) {
+        (world.infra.targets().await, Instant::now())
+    }
+
+    pub(crate) fn take_in_targets(
+        &mut self,
+        (targets, at): (BTreeMap<NodeName, Seen<Target>>, Instant),
+    ) {
+        self.seen.targets = targets;
+        self.targets_at = at;
+        self.targets_aged_at = at;
     }
 
     pub(crate) fn take_in(&mut self, glance: Glance) {
@@ -266,6 +288,11 @@ impl Sight {
             self.infra_at = before.infra_at;
             self.infra_aged_at = before.infra_aged_at;
         }
+        if before.targets_at > self.targets_at {
+            self.seen.targets = before.seen.targets;
+            self.targets_at = before.targets_at;
+            self.targets_aged_at = before.targets_aged_at;
+        }
     }
 
     /// What was seen, with the ages it has by now.
@@ -284,8 +311,12 @@ impl Sight {
         age(&mut seen.infra, |_| {
             now.saturating_duration_since(self.infra_aged_at)
         });
+        age(&mut seen.targets, |_| {
+            now.saturating_duration_since(self.targets_aged_at)
+        });
         self.aged_at.values_mut().for_each(|at| *at = now);
         self.infra_aged_at = now;
+        self.targets_aged_at = now;
         &self.seen
     }
 }

@@ -39,6 +39,12 @@ pub(crate) const VERDICT_MAX: Duration = Duration::from_secs(60);
 /// How long a host may take to boot, by its own account: servers check their memory and disks for minutes before they do.
 pub(crate) const BOOT_MAX: Duration = Duration::from_secs(300);
 
+/// Between looks at a target: it takes minutes, and the cloud counts how often it is asked.
+pub(crate) const TARGET_LOOK_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a run asks for what the cloud, or the guard before it, does not tell just now.
+pub(crate) const TARGET_UNSURE_MAX: Duration = Duration::from_secs(90);
+
 /// How long a host may be silent in the middle of a step before the step is given up.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);
 

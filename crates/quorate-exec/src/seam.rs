@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quorate_plan::{
     Claim, Fence, Handover, HostEnsure, InfraEnsure, NodeName, Refusal, Request, Sealed, Seen,
     admit::Recipient,
-    observation::{Fencing, HostReport, InfraView},
+    observation::{Fencing, HostReport, InfraView, Target},
     wire::Outcome,
 };
 
@@ -72,7 +72,7 @@ pub trait Hosts {
     ) -> Result<Outcome, HostError>;
 }
 
-/// The machines under the hosts.
+/// The machines under the hosts, and the cloud's balancer before them.
 #[allow(
     async_fn_in_trait,
     reason = "driven on one task; no adapter has to be Send"
@@ -80,6 +80,10 @@ pub trait Hosts {
 pub trait Infra {
     /// Every machine this provider makes. Empty for hosts that somebody else made.
     async fn observe(&self) -> BTreeMap<NodeName, Seen<InfraView>>;
+
+    /// What the cloud's balancer says of every master that is, or may be, a target of it, within a deadline of the adapter's. Empty where
+    /// there is no such balancer.
+    async fn targets(&self) -> BTreeMap<NodeName, Seen<Target>>;
 
     /// Makes an end state stand.
     ///

@@ -69,7 +69,7 @@ fn lane(step: &Step) -> Place {
 }
 
 /// Why a step did not come to stand.
-enum Failure {
+pub(crate) enum Failure {
     /// The host or its guard said no.
     Refused(Refusal),
     /// Everything else, as a message.
@@ -77,11 +77,11 @@ enum Failure {
 }
 
 /// A stage that is being acted on.
-struct InHand<'a, 'r, H, I> {
-    run: &'a Run<'r, H, I>,
-    held: &'a Held,
+pub(crate) struct InHand<'a, 'r, H, I> {
+    pub(crate) run: &'a Run<'r, H, I>,
+    pub(crate) held: &'a Held,
     stage: &'a Stage,
-    sight: &'a RefCell<Sight>,
+    pub(crate) sight: &'a RefCell<Sight>,
     failed: Cell<bool>,
     /// Held while somebody is looking at everything: the others need not.
     looking: Mutex<()>,
@@ -161,7 +161,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         });
     }
 
-    fn standing(&self, step: &Step) -> Standing {
+    pub(crate) fn standing(&self, step: &Step) -> Standing {
         step.standing(self.sight.borrow_mut().now())
     }
 
@@ -186,6 +186,10 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
     /// One effect, then looks until it shows.
     async fn make_stand(&self, step: &Step, deadline: Instant) -> Result<Evidence, Failure> {
         match (&step.ensure, &step.on) {
+            (Ensure::Infra(what), _) if what.is_about_target() => {
+                self.move_target(step, what, deadline).await?;
+                return self.look_until_target_stands(step, what, deadline).await;
+            }
             (Ensure::Infra(what), _) => self.make_machine(step, what, deadline).await?,
             (Ensure::Host(what), Place::Host(node)) => {
                 self.make_on_host(step, what, node, deadline).await?;
@@ -208,6 +212,9 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             // While there is somebody to give it back to.
             InfraEnsure::MachineOff { node } => {
                 self.held.give_back(&self.run.world.hosts, node).await
+            }
+            InfraEnsure::Target { .. } | InfraEnsure::TargetGone { .. } => {
+                unreachable!("no machine is made of a target")
             }
         }
         let mut progress = |line: String| self.progress(step, &line);
@@ -370,7 +377,14 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
     }
 
     /// Looks at the host a step is about, and at its machine when the step made that.
-    async fn look_at(&self, step: &Step) {
+    pub(crate) async fn look_at(&self, step: &Step) {
+        if let Ensure::Infra(infra) = &step.ensure
+            && infra.is_about_target()
+        {
+            let targets = Sight::look_at_targets(self.run.world).await;
+            self.sight.borrow_mut().take_in_targets(targets);
+            return;
+        }
         let (node, with_infra) = match (&step.ensure, &step.on) {
             (Ensure::Infra(infra), _) => (infra.node(), true),
             (Ensure::Host(_), Place::Host(node)) => (node, false),
@@ -381,7 +395,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
     }
 
     /// Looks at everything, unless that was done at most `age_max` ago, by whoever.
-    async fn look_at_everything(&self, age_max: Duration) {
+    pub(crate) async fn look_at_everything(&self, age_max: Duration) {
         let _alone = self.looking.lock().await;
         if self.sight.borrow().whole_at.elapsed() <= age_max {
             return;
@@ -390,14 +404,14 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         self.sight.borrow_mut().merge(sight);
     }
 
-    fn progress(&self, step: &Step, line: &str) {
+    pub(crate) fn progress(&self, step: &Step, line: &str) {
         self.run.tell(Event::StepProgress {
             step: Box::new(step.clone()),
             line: hostile::line(line),
         });
     }
 
-    fn late(&self, step: &Step, seen: &str) -> String {
+    pub(crate) fn late(&self, step: &Step, seen: &str) -> String {
         format!(
             "expected that the {} within {} s, seen: {seen}",
             step.ensure,

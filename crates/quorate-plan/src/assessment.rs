@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Intent, NodeName, Observation,
-    observation::{ApiView, EndpointAnswer},
+    observation::{ApiView, EndpointAnswer, Target},
     quorum::{Quorum, needed},
     seen::Missing,
     spec::{BalancerSpec, Cni},
@@ -95,6 +95,7 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         judge.etcd(&quorum);
         judge.apiservers();
         judge.balancers();
+        judge.targets();
         judge.endpoint();
         match seen.api() {
             Ok(Some(api)) => judge.cluster(api),
@@ -138,7 +139,7 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         tolerance: quorum.as_ref().map(Quorum::tolerance),
         survives_balancer_loss: match &intent.spec.balancer {
             BalancerSpec::Quorate { hosts } => Some(hosts.len() > 1),
-            BalancerSpec::External => None,
+            BalancerSpec::External | BalancerSpec::Nlb { .. } => None,
         },
         problems,
         unseen,
@@ -274,6 +275,27 @@ impl Judge<'_> {
                 }
                 Ok(None) => self.problem(node, "expected an apiserver, seen no manifest".into()),
                 Err(missing) => self.unseen.push(missing),
+            }
+        }
+    }
+
+    /// At the cloud's balancer: every master gets traffic, and nobody who is none.
+    fn targets(&mut self) {
+        let BalancerSpec::Nlb { instances, .. } = &self.intent.spec.balancer else {
+            return;
+        };
+        for (node, instance) in instances {
+            let wanted = self.intent.spec.control_plane.contains_key(node);
+            match (self.seen.target(node), wanted) {
+                (Ok(Target::Healthy), true) | (Ok(Target::Absent), false) => {}
+                (Ok(target), _) => {
+                    let expected = if wanted { "healthy" } else { "not registered" };
+                    self.problem(
+                        node,
+                        format!("target {instance}: expected {expected}, seen {target}"),
+                    );
+                }
+                (Err(missing), _) => self.unseen.push(missing),
             }
         }
     }

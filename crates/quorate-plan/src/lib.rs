@@ -37,7 +37,7 @@ pub use admit::{Admitted, Request, Sealed, admit};
 pub use change::{Change, Permit};
 pub use diagnostic::Diagnostic;
 pub use event::Event;
-pub use guard::permit;
+pub use guard::{permit, permit_infra};
 pub use intent::{Acceptance, Claim, Fence, Goal, Intent, Operator};
 pub use name::{ClusterName, MemberId, NodeName};
 pub use observation::Observation;

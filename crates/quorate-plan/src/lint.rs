@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     MemberId, NodeName, Observation,
     change::Change,
-    observation::{EtcdView, Member},
+    observation::{EtcdView, Member, Target},
     plan::{Plan, Stage},
-    step::{Ensure, HostEnsure, Place, Step},
+    step::{Ensure, HostEnsure, InfraEnsure, Place, Step},
 };
 
 /// What is wrong with a plan: a bug of the planner, never of the operator.
@@ -165,11 +165,15 @@ impl<'a> Reader<'a> {
         // Places of a stage go on side by side: what one of them makes serve serves from the next stage on.
         let mut now_serving = BTreeSet::new();
         for step in &stage.steps {
-            let Ensure::Host(ensure) = &step.ensure else {
-                if step.on != Place::Operator {
-                    self.find(format!("machine made on {}", step.on));
+            let ensure = match &step.ensure {
+                Ensure::Host(ensure) => ensure,
+                Ensure::Infra(infra) => {
+                    if step.on != Place::Operator {
+                        self.find(format!("machine made on {}", step.on));
+                    }
+                    self.targets(infra);
+                    continue;
                 }
-                continue;
             };
             let Place::Host(on) = &step.on else {
                 self.find(format!("`{ensure}` is not on a host"));
@@ -205,6 +209,20 @@ impl<'a> Reader<'a> {
         };
         if !kept {
             self.find(format!("leaves two voters and goes on with `{change}`"));
+        }
+    }
+
+    fn targets(&mut self, infra: &InfraEnsure) {
+        match infra {
+            InfraEnsure::Machine { .. } | InfraEnsure::MachineOff { .. } => {}
+            InfraEnsure::Target { node, .. } => {
+                if !self.serving.contains(node) {
+                    self.find(format!("traffic for {node} before it serves"));
+                }
+            }
+            InfraEnsure::TargetGone { node, .. } => {
+                self.serving.remove(node);
+            }
         }
     }
 
@@ -364,7 +382,10 @@ impl<'a> Reader<'a> {
             let facts = facts.get().ok();
             let balancer = facts.and_then(|facts| facts.balancer.get().ok()?.as_ref());
             balancer.is_some_and(|balancer| balancer.backends.contains_key(node))
-        })
+        }) || matches!(
+            self.seen.target(node),
+            Ok(Target::Healthy | Target::Unhealthy { .. } | Target::Draining)
+        )
     }
 
     fn end(&mut self, plan: &Plan) {

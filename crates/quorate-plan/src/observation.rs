@@ -39,6 +39,9 @@ pub struct Observation {
     pub api: BTreeMap<NodeName, Seen<Option<ApiView>>>,
     /// The machines under the hosts, where Quorate makes them. Empty for hosts that somebody else made.
     pub infra: BTreeMap<NodeName, Seen<InfraView>>,
+    /// What the cloud's balancer says of each master that is, or may be, a target of it. Empty where there is no such balancer.
+    #[serde(default)]
+    pub targets: BTreeMap<NodeName, Seen<Target>>,
     /// How often each host was looked at by whoever looks, and answered: one look that failed is not a death.
     pub sightings: BTreeMap<NodeName, Sightings>,
 }
@@ -166,6 +169,17 @@ impl Observation {
             (Some((_, view)), _) => Ok(Some(view)),
             (None, Some(missing)) => Err(missing),
             (None, None) => Ok(None),
+        }
+    }
+
+    /// What the cloud's balancer says of `node`.
+    ///
+    /// # Errors
+    /// [`Missing`] when nobody looked, or it could not be asked.
+    pub fn target(&self, node: &NodeName) -> Result<&Target, Missing> {
+        match self.targets.get(node) {
+            Some(seen) => seen.get(),
+            None => Err(Missing::not_looked(format!("target {node}"))),
         }
     }
 
@@ -582,6 +596,34 @@ pub enum Power {
     Frozen,
     /// It runs.
     Running,
+}
+
+/// A master as the cloud's balancer has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Target {
+    /// It is not registered.
+    Absent,
+    /// It gets traffic.
+    Healthy,
+    /// It is registered, and gets no traffic yet, or none any more. In the cloud's words, for people.
+    Unhealthy {
+        /// State and reason: `initial (Elb.RegistrationInProgress)`.
+        told: String,
+    },
+    /// It is being taken out, and may still get traffic.
+    Draining,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Absent => f.write_str("not registered"),
+            Self::Healthy => f.write_str("healthy"),
+            Self::Unhealthy { told } => f.write_str(told),
+            Self::Draining => f.write_str("draining"),
+        }
+    }
 }
 
 /// The traits of a machine that the cluster's settings depend on.

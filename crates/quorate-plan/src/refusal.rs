@@ -353,6 +353,24 @@ pub enum Refusal {
         /// Voters.
         voters: usize,
     },
+    /// A target of the cloud's balancer does not turn healthy.
+    TargetUnhealthy {
+        /// The master.
+        node: NodeName,
+        /// Its instance.
+        instance: String,
+        /// What was seen last.
+        seen: String,
+        /// For how long, in seconds.
+        waited_s: u64,
+    },
+    /// Without that target the cloud's balancer would have none that is healthy.
+    LastTarget {
+        /// The master.
+        node: NodeName,
+        /// The others, and what was seen of them.
+        others: BTreeSet<String>,
+    },
     /// The request carries no change, or another one, where the action makes one.
     Unpermitted {
         /// What was to be done.
@@ -437,6 +455,8 @@ refusal_codes! {
     Unproven = "unproven", true;
     WorkerAway = "worker-away", true;
     PastReturn = "past-return", false;
+    TargetUnhealthy = "target-unhealthy", false;
+    LastTarget = "last-target", false;
 }
 
 impl RefusalCode {
@@ -497,6 +517,8 @@ impl Refusal {
             | Self::StillMember { .. }
             | Self::NotConvertible { .. }
             | Self::PastReturn { .. }
+            | Self::TargetUnhealthy { .. }
+            | Self::LastTarget { .. }
             | Self::Unpermitted { .. } => return None,
         };
         self.code().acceptable().then_some(node)

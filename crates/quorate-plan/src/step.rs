@@ -83,13 +83,38 @@ pub enum InfraEnsure {
         /// Which.
         node: NodeName,
     },
+    /// The cloud's balancer sends traffic to that master: its target is registered and healthy.
+    Target {
+        /// The master.
+        node: NodeName,
+        /// Its instance.
+        instance: String,
+    },
+    /// The cloud's balancer has no such target any more: it was taken out, and what was open had its time to end.
+    TargetGone {
+        /// The master.
+        node: NodeName,
+        /// Its instance.
+        instance: String,
+    },
 }
 
 impl InfraEnsure {
     /// The machine it is about.
     pub fn node(&self) -> &NodeName {
         match self {
-            Self::Machine { node, .. } | Self::MachineOff { node } => node,
+            Self::Machine { node, .. }
+            | Self::MachineOff { node }
+            | Self::Target { node, .. }
+            | Self::TargetGone { node, .. } => node,
+        }
+    }
+
+    /// Whether it is about a target of the cloud's balancer, and not about a machine.
+    pub fn is_about_target(&self) -> bool {
+        match self {
+            Self::Target { .. } | Self::TargetGone { .. } => true,
+            Self::Machine { .. } | Self::MachineOff { .. } => false,
         }
     }
 }
@@ -487,6 +512,8 @@ impl Ensure {
         let seconds = match self {
             Self::Infra(InfraEnsure::Machine { .. }) => 900,
             Self::Infra(InfraEnsure::MachineOff { .. }) => 60,
+            // Registering takes three to five minutes; so does a target that is taken out, its delay included.
+            Self::Infra(InfraEnsure::Target { .. } | InfraEnsure::TargetGone { .. }) => 600,
             Self::Host(host) => match host {
                 HostEnsure::Prepared { .. }
                 | HostEnsure::Guarded {}

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use quorate_plan::{
     Spec,
     diagnostic::{Code, render},
-    spec::{BalancerSpec, BringUp, Cni, Inventory, Listed, Provider, parse, parse_with},
+    spec::{
+        BalancerSpec, BringUp, Cni, Inventory, Listed, Provider, TargetGroup, parse, parse_with,
+    },
 };
 
 const LOCAL: &str = "\
@@ -433,6 +435,18 @@ fn inventory() -> Inventory {
             listed("cp-3", "10.0.32.11", "c"),
         ],
         workers: vec![listed("w-1", "10.0.0.101", "a")],
+        target_group: TargetGroup {
+            arn: "arn:of:the:group".into(),
+            // One of them left the file, and is a target still.
+            instances: [
+                ("cp-1", "i-01"),
+                ("cp-2", "i-02"),
+                ("cp-3", "i-03"),
+                ("cp-9", "i-09"),
+            ]
+            .map(|(name, instance)| (name.to_owned(), instance.to_owned()))
+            .into(),
+        },
     }
 }
 
@@ -459,7 +473,22 @@ fn terraform_says_which_hosts_there_are() {
         }
     );
     assert_eq!(spec.endpoint.to_string(), "api.prod.internal:6443");
-    assert_eq!(spec.balancer, BalancerSpec::External);
+    let BalancerSpec::Nlb {
+        target_group,
+        instances,
+    } = &spec.balancer
+    else {
+        panic!("{:?}", spec.balancer);
+    };
+    assert_eq!(target_group, "arn:of:the:group");
+    assert_eq!(instances.len(), 4);
+    let instance = |name: &str| spec.instance(&name.parse().unwrap());
+    assert_eq!(instance("cp-3"), Some("i-03"));
+    assert_eq!(instance("cp-9"), Some("i-09"));
+    assert_eq!(instance("cp-4"), None);
+    let external = format!("{TERRAFORM}endpoint: {{ balancer: {{ kind: external }} }}\n");
+    let (own, _) = parse_with(&external, "cluster.yaml", |_| Some(inventory())).unwrap();
+    assert_eq!(own.balancer, BalancerSpec::External);
     assert_eq!(spec.bring_up, BringUp::OneByOne);
     assert!(!spec.hosts_file && !spec.local());
     let masters: Vec<String> = spec

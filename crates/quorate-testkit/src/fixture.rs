@@ -17,6 +17,10 @@ use crate::world::BINARY;
 /// Kubernetes' version in every test.
 pub const KUBERNETES: &str = "1.35.4";
 
+/// The target group in every test.
+pub const TARGET_GROUP: &str =
+    "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/demo-api/0123456789abcdef";
+
 /// A cluster file in a few numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -26,6 +30,8 @@ pub struct Cluster {
     pub workers: u8,
     /// Balancer hosts, `lb-1` and on. None: somebody else balances.
     pub balancers: u8,
+    /// A Network Load Balancer at AWS that Terraform made, in place of balancer hosts.
+    pub nlb: bool,
     /// Founding together or one by one.
     pub bring_up: BringUp,
     /// Machines are made by Quorate.
@@ -43,6 +49,7 @@ impl Default for Cluster {
             masters: 3,
             workers: 0,
             balancers: 1,
+            nlb: false,
             bring_up: BringUp::Together,
             local: true,
             flannel: true,
@@ -93,6 +100,17 @@ impl Cluster {
         numbers
     }
 
+    /// Those of the masters in the file, and of those whose place another one took.
+    fn instances(&self) -> BTreeMap<NodeName, String> {
+        let mut numbers = self.master_numbers();
+        numbers.extend(self.swaps.iter().map(|(goes, _)| *goes));
+        numbers.remove(&0);
+        numbers
+            .into_iter()
+            .map(|n| (node(&format!("cp-{n}")), format!("i-{n:017x}")))
+            .collect()
+    }
+
     /// What an operator of it wants who had that cluster file before, and remembers its hosts.
     pub fn intent_after(&self, before: &Self) -> Intent {
         let mut intent = self.intent();
@@ -100,6 +118,9 @@ impl Cluster {
         intent
             .retired
             .retain(|node, _| !intent.spec.control_plane.contains_key(node));
+        if let BalancerSpec::Nlb { instances, .. } = &mut intent.spec.balancer {
+            instances.extend(before.instances());
+        }
         intent
     }
 
@@ -112,7 +133,12 @@ impl Cluster {
                 host: "api.demo.internal".into(),
                 port: 6443,
             },
-            balancer: if self.balancers == 0 {
+            balancer: if self.nlb {
+                BalancerSpec::Nlb {
+                    target_group: TARGET_GROUP.into(),
+                    instances: self.instances(),
+                }
+            } else if self.balancers == 0 {
                 BalancerSpec::External
             } else {
                 BalancerSpec::Quorate {

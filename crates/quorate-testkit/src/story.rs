@@ -17,6 +17,8 @@
 //! | `cut HOST [for SECONDS]`, `mend HOST` | neither its peers nor the operator reach it, and it goes on; and they do again |
 //! | `ask HOST to remove NODE [with nobody next]`, `ask HOST to reset` | somebody's own program takes the fence of a host, and asks it for that, saying no change that it is, or that one |
 //! | `balancer-silent`, `balancer-leads` | behind a balancer of the user's own (`balancers=0`) nobody is registered; and the masters are |
+//! | `nlb slow SECONDS`, `nlb blind`, `nlb sees`, `nlb silent`, `nlb answers`, `nlb forget HOST` | with `balancers=nlb`: how long its targets take; its probes reach nobody; the cloud answers nobody; somebody takes a target out by hand |
+//! | `targets` | what the cloud tells of them |
 //! | `unresolve` | the endpoint's name resolves nowhere |
 //! | `unreach HOST` | the operator alone does not reach it |
 //! | `reinstall HOST` | a blank machine of the same name and address |
@@ -198,6 +200,7 @@ impl Stage {
             }
             "ask" => self.ask(argument(1), &words[3..]).await,
             "members" => self.members(),
+            "targets" => self.targets(),
             "remember" => {
                 self.remembered = Some(render::lasting(&self.shared().world()));
                 String::new()
@@ -225,6 +228,7 @@ impl Stage {
             match (key, value) {
                 ("masters", _) => self.cluster.masters = number(),
                 ("workers", _) => self.cluster.workers = number(),
+                ("balancers", "nlb") => (self.cluster.balancers, self.cluster.nlb) = (0, true),
                 ("balancers", _) => self.cluster.balancers = number(),
                 ("bring-up", "together") => self.cluster.bring_up = BringUp::Together,
                 ("bring-up", "one-by-one") => self.cluster.bring_up = BringUp::OneByOne,
@@ -419,6 +423,21 @@ impl Stage {
             }
             Err(other) => format!("{other}\n"),
         }
+    }
+
+    fn targets(&self) -> String {
+        let mut out = String::new();
+        for (node, target) in self.shared().world().targets() {
+            match target.get() {
+                Ok(target) => writeln!(out, "{node} {target}"),
+                Err(missing) => writeln!(out, "{missing}"),
+            }
+            .expect("a String takes everything");
+        }
+        for violation in self.shared().violations() {
+            writeln!(out, "VIOLATION: {violation}").expect("a String takes everything");
+        }
+        out
     }
 
     fn members(&self) -> String {

@@ -7,7 +7,7 @@ use std::{
 
 use quorate_plan::{
     Change, Claim, Ensure, Fence, Handover, HostEnsure, InfraEnsure, Intent, NodeName, Observation,
-    Place, Plan, Request, Seen, Stage, Step, wire::Outcome,
+    Place, Plan, Request, Seen, Stage, Step, permit_infra, wire::Outcome,
 };
 
 use crate::{World, fixture::operator, world::ActError};
@@ -48,6 +48,14 @@ pub fn request(
             match infra {
                 InfraEnsure::Machine { node, .. } => world.provide(node),
                 InfraEnsure::MachineOff { node } => world.power_off(node),
+                InfraEnsure::Target { node, .. } => {
+                    permit_infra(&world.observe(intent), infra)?;
+                    world.register(node);
+                }
+                InfraEnsure::TargetGone { node, .. } => {
+                    permit_infra(&world.observe(intent), infra)?;
+                    world.deregister(node);
+                }
             }
             world.settle();
             return Ok(None);
@@ -96,6 +104,7 @@ pub fn aged(mut seen: Observation, by: Duration) -> Observation {
     add(&mut seen.etcd, by);
     add(&mut seen.api, by);
     add(&mut seen.infra, by);
+    add(&mut seen.targets, by);
     seen
 }
 

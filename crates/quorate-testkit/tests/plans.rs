@@ -239,6 +239,11 @@ fn situations() -> Vec<(&'static str, World, Intent)> {
         flannel: false,
         ..together
     };
+    let nlb = Cluster {
+        local: false,
+        nlb: true,
+        ..one_by_one
+    };
     let five = Cluster {
         masters: 5,
         ..together
@@ -273,6 +278,17 @@ fn situations() -> Vec<(&'static str, World, Intent)> {
         ("nothing-to-do", after(together, together)),
         ("whole-cluster", fresh(whole)),
         ("given-hosts", fresh(given)),
+        ("nlb", fresh(nlb)),
+        (
+            "nlb-swap",
+            after(
+                nlb,
+                Cluster {
+                    swaps: [(3, 4), (0, 0)],
+                    ..nlb
+                },
+            ),
+        ),
         ("three-to-five", after(together, five)),
         ("five-to-three", after(five, together)),
         ("swap-one", after(together, swapped)),

@@ -67,6 +67,11 @@ fn situation(rng: &mut Rng) -> Situation {
         local: !rng.once_in(4),
         ..Cluster::default()
     };
+    // Some of the hosts that are given stand behind a cloud's balancer.
+    let cluster = Cluster {
+        nlb: !cluster.local && cluster.workers == 0,
+        ..cluster
+    };
     let with = |masters: u8| Cluster { masters, ..cluster };
     let swapped = Cluster {
         swaps: [(3, 4), (0, 0)],

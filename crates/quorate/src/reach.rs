@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use quorate_exec::{
-    Control, Hosts, Infra, LocalMachines, Machines, SshAccess, SshHosts, SshSettings, Way, World,
-    look_for,
+    Control, Hosts, Infra, LocalMachines, Machines, Nlb, SshAccess, SshHosts, SshSettings, Way,
+    World, look_for,
 };
 use quorate_local::Local;
 use quorate_plan::{
@@ -133,7 +133,14 @@ impl Reach for Ssh {
                 (machines.ways(), Machines::Local(Box::new(machines)))
             }
             Provider::Ssh | Provider::Terraform { .. } => {
-                (given_ways(cluster, intent), Machines::Given)
+                let nlb = Nlb::of(&intent.spec, quorate_aws::Options::of_process())
+                    .await
+                    .map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+                let infra = match nlb {
+                    Some(nlb) => Machines::BehindNlb(Box::new(nlb)),
+                    None => Machines::Given,
+                };
+                (given_ways(cluster, intent), infra)
             }
         };
         let settings = SshSettings {

@@ -16,8 +16,8 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use quorate_aws::Contract;
-use quorate_plan::spec::{Inventory, Listed};
+use quorate_aws::{Balancer, Contract};
+use quorate_plan::spec::{Inventory, Listed, TargetGroup};
 
 use crate::{exit::Exit, failure::Failure};
 
@@ -129,8 +129,20 @@ fn read(contract: Contract) -> Inventory {
         address: address.to_string(),
         zone: Some(zone),
     };
+    let Balancer::Nlb {
+        target_group_arn, ..
+    } = contract.endpoint.balancer;
+    let instances = contract
+        .masters
+        .iter()
+        .map(|master| (master.name.clone(), master.instance_id.clone()))
+        .collect();
     Inventory {
         name: contract.name,
+        target_group: TargetGroup {
+            arn: target_group_arn.to_string(),
+            instances,
+        },
         host: contract.endpoint.host,
         port: contract.endpoint.port,
         masters: contract

@@ -281,3 +281,36 @@ async fn what_one_host_gives_another_is_sealed_to_it() {
     assert!(at("cp-2 made a recipient") < at("cp-1 sealed to age1cp-2"));
     assert!(at("cp-1 sealed to age1cp-2") < at("cp-2 begins a"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn before_the_cloud_is_asked_a_majority_confirms_the_fence_and_nobody_denies_it() {
+    let fake = Fake::default();
+    let hosts = &fake;
+    let whole = plan_of(vec![stage("S", vec![step("cp-1", "a")])]);
+    let seen = crate::observe(&World::new(hosts, hosts), &intent()).await;
+    let held = crate::fence::take(&hosts, &seen, &intent(), &whole, &operator()).await;
+    let held = held.expect("nobody else is at it");
+    let confirm = async || {
+        let said = held.confirm(&hosts, &seen).await;
+        said.map_err(|refusal| format!("{}: {refusal}", refusal.code()))
+    };
+    assert_eq!(confirm().await, Ok(()));
+    fake.silent.borrow_mut().insert(node("cp-3"));
+    assert_eq!(confirm().await, Ok(()));
+    fake.silent.borrow_mut().insert(node("cp-2"));
+    let said = confirm().await.unwrap_err();
+    assert!(said.starts_with("missing: "), "{said}");
+    assert!(
+        said.contains("1 of 3 masters confirm it, 2 needed"),
+        "{said}"
+    );
+    // One that has heard of somebody else outweighs all who have not.
+    fake.silent.borrow_mut().clear();
+    let outranked = Fencing {
+        highest: Fence(99),
+        ..Fencing::default()
+    };
+    fake.set_fencing(&node("cp-3"), outranked);
+    let said = confirm().await.unwrap_err();
+    assert!(said.starts_with("fenced: "), "{said}");
+}

@@ -13,7 +13,7 @@ use quorate_plan::{
     intent::BundleRef,
     observation::{
         Cgroup, EndpointName, EtcdView, Fencing, HostFacts, HostReport, InfraView, MachineKind,
-        Power,
+        Power, Target,
     },
     spec::{BalancerSpec, BringUp, Cni, Machine, NetworkSpec, Provider, Ssh},
     wire::Outcome,
@@ -412,6 +412,10 @@ impl Infra for &Fake {
             .collect()
     }
 
+    async fn targets(&self) -> BTreeMap<NodeName, Seen<Target>> {
+        BTreeMap::new()
+    }
+
     async fn ensure(
         &self,
         what: &InfraEnsure,
@@ -423,6 +427,9 @@ impl Infra for &Fake {
                 self.note(format!("{node} stopped"));
                 self.power.borrow_mut().insert(node.clone(), Power::Off);
                 return Ok(());
+            }
+            InfraEnsure::Target { .. } | InfraEnsure::TargetGone { .. } => {
+                unreachable!("nobody balances here")
             }
         };
         progress("booting".into());

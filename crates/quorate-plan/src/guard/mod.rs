@@ -5,16 +5,18 @@ mod found;
 mod member;
 mod remaining;
 mod successor;
+mod target;
 mod versions;
 
 pub(crate) use found::restartable;
 pub(crate) use member::like_the_masters;
 pub use remaining::{DISK_FREE_MIN, FSYNC_P99_MS_MAX, QUOTA_PERCENT_MAX, RAFT_LAG_MAX};
+pub use target::permit_infra;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    Observation,
+    NodeName, Observation,
     change::{Change, Permit},
     intent::Acceptance,
     kubeadm::Peer,
@@ -98,8 +100,12 @@ pub(crate) fn resettable(seen: &Observation, node: &Peer) -> Result<(), Refusal>
 /// # Errors
 /// [`Refusal::Missing`] when it was not seen ready, or too long ago.
 pub(crate) fn serves(seen: &Observation, backend: &Peer) -> Result<(), Refusal> {
-    let what = || format!("the apiserver of {}", backend.name);
-    let view = match seen.api.get(&backend.name) {
+    serves_at(seen, &backend.name)
+}
+
+fn serves_at(seen: &Observation, node: &NodeName) -> Result<(), Refusal> {
+    let what = || format!("the apiserver of {node}");
+    let view = match seen.api.get(node) {
         Some(view) => view.within(EVIDENCE_AGE_MAX)?,
         None => return Err(Missing::not_looked(what()).into()),
     };

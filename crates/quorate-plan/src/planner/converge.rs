@@ -3,6 +3,7 @@
 mod endpoint;
 mod founding;
 pub(super) mod situation;
+mod target;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -204,6 +205,7 @@ impl<'a> Convergence<'a> {
         self.hosts(draft);
         let established = match &self.founding {
             Some(founding) => {
+                self.targets_told(draft);
                 let founders = founding.nodes.difference(&self.late).cloned().collect();
                 self.found(draft, founding, &founders)?;
                 founders
@@ -406,6 +408,10 @@ impl<'a> Convergence<'a> {
                     )
                 });
             }
+        }
+        for node in nodes {
+            let target = |node, instance| InfraEnsure::Target { node, instance };
+            steps.extend(self.target(node, target, Reason::Ready));
         }
         draft.stage(self.seen, "Send traffic to ready apiservers", None, steps);
     }

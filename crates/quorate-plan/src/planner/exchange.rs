@@ -17,6 +17,7 @@ use crate::{
     NodeName, Refusal,
     change::Change,
     guard,
+    observation::Target,
     plan::Stage,
     quorum::Quorum,
     standing::Standing,
@@ -270,6 +271,10 @@ impl Convergence<'_> {
             });
             backends.unwrap_or(false)
         });
-        ended || drained
+        let undone = matches!(
+            self.seen.target(node),
+            Ok(Target::Absent | Target::Draining)
+        );
+        ended || drained || undone
     }
 }

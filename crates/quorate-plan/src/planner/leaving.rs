@@ -16,7 +16,7 @@ use crate::{
     change::Change,
     health::{Account, Condition, host_account, host_of},
     kubeadm::Peer,
-    observation::{ApiView, HostFacts, Member, Power},
+    observation::{ApiView, HostFacts, Member, Power, Target},
     quorum::Quorum,
     seen::{Missing, Seen},
     step::{Ensure, HostEnsure, InfraEnsure, Place, Reason, Step},
@@ -355,6 +355,15 @@ impl Convergence<'_> {
                 }
             }
         }
+        for (node, target) in &self.seen.targets {
+            match target.get() {
+                Ok(Target::Healthy | Target::Unhealthy { .. } | Target::Draining) => {}
+                Ok(Target::Absent) | Err(_) => continue,
+            }
+            if !known(node) && !left.contains_key(node) {
+                left.insert(node.clone(), BTreeSet::new());
+            }
+        }
         taken.extend(left.values().flatten());
         let mut found: Vec<Leaver> = left
             .into_iter()
@@ -385,6 +394,9 @@ impl Convergence<'_> {
         let titled = |what: &str| format!("Remove {}: {what}", leaver.label());
         let mut steps = Vec::new();
         let politely = leaver.way == Way::Politely;
+        if let Some(node) = leaver.node.as_ref().filter(|_| politely) {
+            self.target_told(draft, node);
+        }
         // A healthy one may come to lead at any moment; a sick one hands over what it has.
         let leads = self
             .quorum()
@@ -428,6 +440,7 @@ impl Convergence<'_> {
             return Vec::new();
         };
         let balancers = self.spec.balancers();
+        let target = |node, instance| InfraEnsure::TargetGone { node, instance };
         balancers
             .map(|(balancer, _)| {
                 let gone = HostEnsure::BackendGone {
@@ -435,6 +448,7 @@ impl Convergence<'_> {
                 };
                 self.host(balancer, gone, because.clone())
             })
+            .chain(self.target(backend, target, because.clone()))
             .collect()
     }
 

@@ -23,7 +23,7 @@ use crate::{
     plan::{Plan, Planning, Stage, Waiting},
     refusal::Refusal,
     standing::Standing,
-    step::{Ensure, Handover, HostEnsure, Place, Step},
+    step::{Ensure, Handover, HostEnsure, InfraEnsure, Place, Step},
 };
 
 /// Plans. It never fails: it waits or refuses.
@@ -97,6 +97,7 @@ impl Draft {
                 &joiner.name
             }
             (Ensure::Host(HostEnsure::Backend { backend, .. }), _) => &backend.name,
+            (Ensure::Infra(InfraEnsure::Target { node, .. }), _) => node,
             (Ensure::Host(_), Place::Host(node)) => node,
             (Ensure::Host(_), Place::Operator) | (Ensure::Infra(_), _) => return false,
         };

@@ -244,6 +244,21 @@ impl fmt::Display for Refusal {
                 f,
                 "{voters} masters vote: a conversion is only taken back while one does"
             ),
+            Self::TargetUnhealthy {
+                node,
+                instance,
+                seen,
+                waited_s,
+            } => write!(
+                f,
+                "the balancer does not take {node} ({instance}) for healthy: {seen} after {waited_s} s, and its own /readyz was ok when it was registered"
+            ),
+            Self::LastTarget { node, others } => write!(
+                f,
+                "without {node} the balancer has no healthy target: {} others ({})",
+                others.len(),
+                list(others)
+            ),
             Self::Unpermitted { action } => write!(f, "`{action}` needs a permitted change"),
         }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    BalancerSpec,
+    BalancerSpec, TargetGroup,
     check::machines,
     findings::Findings,
     hosts::{self, Found, Group, Ways},
@@ -21,6 +21,7 @@ const PORT: u16 = 6443;
 pub(super) enum Balancers {
     Quorate { hosts: Vec<Found> },
     External,
+    Nlb(TargetGroup),
 }
 
 impl Balancers {
@@ -30,6 +31,15 @@ impl Balancers {
                 hosts: machines(hosts),
             },
             Self::External => BalancerSpec::External,
+            Self::Nlb(group) => BalancerSpec::Nlb {
+                target_group: group.arn,
+                // A name that is none is reported where the masters are read.
+                instances: group
+                    .instances
+                    .into_iter()
+                    .filter_map(|(name, instance)| Some((name.parse().ok()?, instance)))
+                    .collect(),
+            },
         }
     }
 }
@@ -60,7 +70,7 @@ pub(super) fn balancers(
         .cloned()
         .unwrap_or_default();
     match kind {
-        BalancerKind::External => {
+        BalancerKind::External | BalancerKind::Nlb => {
             let keys = [
                 ("on", balancer.on.as_ref().map(|at| &at.span)),
                 ("count", balancer.count.as_ref().map(|at| &at.span)),
@@ -68,11 +78,34 @@ pub(super) fn balancers(
             ];
             for (key, span) in keys {
                 if let Some(span) = span {
-                    let why = "quorate installs nothing for an external balancer";
+                    let why = match kind {
+                        BalancerKind::Nlb => "quorate installs nothing for a balancer at AWS",
+                        BalancerKind::External | BalancerKind::Quorate => {
+                            "quorate installs nothing for an external balancer"
+                        }
+                    };
                     hosts::no_meaning(findings, span.clone(), key, why);
                 }
             }
-            Some(Balancers::External)
+            match (kind, &balancer.target_group) {
+                (BalancerKind::External | BalancerKind::Quorate, _) => Some(Balancers::External),
+                (BalancerKind::Nlb, Some(group)) => Some(Balancers::Nlb(group.clone())),
+                (BalancerKind::Nlb, None) => {
+                    // Terraform could not be asked: that is said elsewhere.
+                    if ways.kind? != ProviderKind::Terraform {
+                        let found = findings.report(
+                            Code::UnknownValue,
+                            span,
+                            "`nlb` is the balancer that Terraform made, and nothing is made by it here",
+                        );
+                        found.label = "needs `provider: { kind: terraform }`".into();
+                        found
+                            .help
+                            .push("or say that it is yours: `balancer: { kind: external }`".into());
+                    }
+                    None
+                }
+            }
         }
         BalancerKind::Quorate => {
             let default = At {
@@ -130,7 +163,7 @@ pub(super) fn endpoint(
 ) -> Option<Resolved> {
     let behind: &[Found] = match balancers {
         Some(Balancers::Quorate { hosts }) => hosts,
-        Some(Balancers::External) | None => &[],
+        Some(Balancers::External | Balancers::Nlb(_)) | None => &[],
     };
     let port = endpoint.port.as_ref().map_or(PORT, |at| at.value);
     if let Some(taken) = behind.iter().find(|host| host.machine.ssh.port == port) {
@@ -184,7 +217,7 @@ pub(super) fn endpoint(
                     )
                     .label = "does nothing here".into();
             }
-            (None, Some(Balancers::External)) => {
+            (None, Some(Balancers::External | Balancers::Nlb(_))) => {
                 findings
                     .report(
                         Code::NothingToWrite,

@@ -1,6 +1,6 @@
 //! Hosts that Terraform made, as whoever ran it tells. Start at [`fill`], which puts them where a file would list them.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     findings::Findings,
@@ -22,6 +22,17 @@ pub struct Inventory {
     pub masters: Vec<Listed>,
     /// Workers.
     pub workers: Vec<Listed>,
+    /// Where masters are registered as targets.
+    pub target_group: TargetGroup,
+}
+
+/// The group that masters are registered in at a Network Load Balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetGroup {
+    /// Its ARN.
+    pub arn: String,
+    /// Instances by the name of the master, of those too that are about to leave.
+    pub instances: BTreeMap<String, String>,
 }
 
 /// A host that Terraform made.
@@ -112,11 +123,12 @@ pub(super) fn fill(
         span: place.clone(),
         ..Balancer::default()
     });
-    // Terraform's balancer is there, and is nothing that quorate installs.
+    // Terraform's balancer is there; its targets are quorate's, unless the file says that they are somebody else's.
     balancer.kind.get_or_insert(At {
-        value: BalancerKind::External,
+        value: BalancerKind::Nlb,
         span: place.clone(),
     });
+    balancer.target_group = Some(inventory.target_group);
 }
 
 fn without<T>(findings: &mut Findings<'_>, key: &mut Key<T>, name: &str, why: &str) {

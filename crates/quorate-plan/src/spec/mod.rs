@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterName, NodeName, kubeadm::Peer, observation::EndpointName};
 
-pub use inventory::{Inventory, Listed};
+pub use inventory::{Inventory, Listed, TargetGroup};
 pub use parse::{parse, parse_with};
 pub use raw::schema;
 
@@ -67,6 +67,13 @@ pub enum BalancerSpec {
     },
     /// Somebody else's balancer: Quorate changes nothing there, and says who has to be registered.
     External,
+    /// A Network Load Balancer at AWS that Terraform made: Quorate registers the masters and takes them out.
+    Nlb {
+        /// ARN of the group that they are registered in.
+        target_group: String,
+        /// Instances by master, of those too that are to leave.
+        instances: BTreeMap<NodeName, String>,
+    },
 }
 
 /// A machine of the cluster and the way to it.
@@ -169,10 +176,18 @@ impl Spec {
     pub fn balancers(&self) -> impl Iterator<Item = (&NodeName, &Machine)> {
         match &self.balancer {
             BalancerSpec::Quorate { hosts } => Some(hosts.iter()),
-            BalancerSpec::External => None,
+            BalancerSpec::External | BalancerSpec::Nlb { .. } => None,
         }
         .into_iter()
         .flatten()
+    }
+
+    /// The instance that is a master's target at the cloud's balancer. `None`: there is no such balancer, or nobody told.
+    pub fn instance(&self, node: &NodeName) -> Option<&str> {
+        match &self.balancer {
+            BalancerSpec::Nlb { instances, .. } => instances.get(node).map(String::as_str),
+            BalancerSpec::Quorate { .. } | BalancerSpec::External => None,
+        }
     }
 
     /// Every machine with its role, balancers first, then masters, then workers: the order they are shown in.

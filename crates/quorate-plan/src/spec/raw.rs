@@ -118,6 +118,9 @@ pub(super) struct Balancer {
     pub(super) count: Key<u64>,
     /// Balancer hosts that you have.
     pub(super) hosts: Key<Vec<Host>>,
+    /// What Terraform says of its balancer.
+    #[schemars(skip)]
+    pub(super) target_group: Option<super::TargetGroup>,
     #[schemars(skip)]
     pub(super) span: Span,
 }
@@ -130,6 +133,8 @@ pub(super) enum BalancerKind {
     Quorate,
     /// One that you have: quorate changes nothing there and says which hosts have to be registered.
     External,
+    /// The Network Load Balancer that Terraform made, with `provider.kind: terraform`: quorate registers the masters there.
+    Nlb,
 }
 
 /// Where quorate's balancer runs.

@@ -155,6 +155,7 @@ fn balancer(findings: &mut Findings<'_>, node: &Node) -> Option<Balancer> {
                 &[
                     ("quorate", BalancerKind::Quorate),
                     ("external", BalancerKind::External),
+                    ("nlb", BalancerKind::Nlb),
                 ],
             )
         }),
@@ -163,6 +164,7 @@ fn balancer(findings: &mut Findings<'_>, node: &Node) -> Option<Balancer> {
         }),
         count,
         hosts,
+        target_group: None,
         span,
     })
 }

@@ -1,12 +1,13 @@
 //! Whether a step's end state stands: the precheck before acting, the check after, and what the planner uses to leave a step out. Start
 //! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in
-//! [`api`], what shall be gone in [`leaving`], and what a conversion brings in [`conversion`].
+//! [`api`], what shall be gone in [`leaving`], what a conversion brings in [`conversion`], and of the cloud's balancer in [`target`].
 
 mod api;
 mod conversion;
 mod etcd;
 mod host;
 mod leaving;
+mod target;
 
 pub use conversion::{ADOPTED, addresses_of, to_leave};
 pub use host::initial_cluster;
@@ -193,6 +194,17 @@ pub fn differences(
 fn infra_differences(ensure: &InfraEnsure, seen: &Observation) -> Result<Vec<Difference>, Missing> {
     let mut found = Differences::default();
     let node = ensure.node();
+    match ensure {
+        InfraEnsure::Machine { .. } | InfraEnsure::MachineOff { .. } => {}
+        InfraEnsure::Target { instance, .. } => {
+            target::registered(&mut found, node, instance, seen.target(node)?);
+            return Ok(found.0);
+        }
+        InfraEnsure::TargetGone { instance, .. } => {
+            target::gone(&mut found, node, instance, seen.target(node)?);
+            return Ok(found.0);
+        }
+    }
     let view = match seen.infra.get(node) {
         Some(view) => view.get()?,
         None => return Err(Missing::not_looked(format!("the machine of {node}"))),
@@ -207,6 +219,9 @@ fn infra_differences(ensure: &InfraEnsure, seen: &Observation) -> Result<Vec<Dif
         (InfraEnsure::Machine { .. }, Power::Frozen) => found.note("machine", "running", "frozen"),
         (InfraEnsure::MachineOff { .. }, Power::Running) => found.note("machine", "off", "running"),
         (InfraEnsure::MachineOff { .. }, Power::Frozen) => found.note("machine", "off", "frozen"),
+        (InfraEnsure::Target { .. } | InfraEnsure::TargetGone { .. }, _) => {
+            unreachable!("a target's power is nobody's business, and was not asked about")
+        }
     }
     Ok(found.0)
 }

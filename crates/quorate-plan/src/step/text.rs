@@ -44,6 +44,12 @@ impl fmt::Display for Ensure {
             Self::Infra(InfraEnsure::MachineOff { .. }) => {
                 f.write_str("machine is off; its disks are kept")
             }
+            Self::Infra(InfraEnsure::Target { node, .. }) => {
+                write!(f, "target {node} is registered and healthy")
+            }
+            Self::Infra(InfraEnsure::TargetGone { node, .. }) => {
+                write!(f, "target {node} is drained and no longer registered")
+            }
             Self::Host(host) => host.fmt(f),
         }
     }

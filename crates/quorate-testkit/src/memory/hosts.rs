@@ -12,7 +12,7 @@ use quorate_plan::{
     Claim, Fence, Handover, HostEnsure, InfraEnsure, Missing, NodeName, Operator, Request, Sealed,
     Seen,
     admit::Recipient,
-    observation::{Fencing, HostReport, InfraView, Power},
+    observation::{Fencing, HostReport, InfraView, Power, Target},
     wire::Outcome,
 };
 use tokio::{
@@ -430,6 +430,10 @@ impl Infra for MemoryInfra {
         self.0.shared.now().world.infra()
     }
 
+    async fn targets(&self) -> BTreeMap<NodeName, Seen<Target>> {
+        self.0.shared.now().world.targets()
+    }
+
     async fn ensure(
         &self,
         what: &InfraEnsure,
@@ -437,7 +441,14 @@ impl Infra for MemoryInfra {
     ) -> Result<(), InfraError> {
         let node = what.node();
         let process = &self.0;
-        let fate = process.effect(None, &format!("machine {node}")).await;
+        let effect = match what {
+            InfraEnsure::Machine { .. } | InfraEnsure::MachineOff { .. } => {
+                format!("machine {node}")
+            }
+            InfraEnsure::Target { .. } => format!("register {node}"),
+            InfraEnsure::TargetGone { .. } => format!("deregister {node}"),
+        };
+        let fate = process.effect(None, &effect).await;
         if fate.kill_during {
             process.die();
             std::future::pending::<()>().await;
@@ -453,12 +464,14 @@ impl Infra for MemoryInfra {
                     assert!(power == Power::Running, "the provider makes machines run");
                 }
                 InfraEnsure::MachineOff { .. } => inner.world.power_off(node),
+                InfraEnsure::Target { .. } => inner.register(node),
+                InfraEnsure::TargetGone { .. } => inner.deregister(node),
             }
         }
         process.after(&fate).await;
         if fate.drop_reply {
             return Err(InfraError {
-                what: format!("machine {node}"),
+                what: effect,
                 detail: "the provider's answer was lost".into(),
             });
         }

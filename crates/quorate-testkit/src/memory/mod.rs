@@ -274,6 +274,12 @@ impl Inner {
             }
         }
         let accepted = job.accepted.as_ref().expect("it was accepted above");
+        if let HostEnsure::ControlPlaneGone { .. } = accepted.ensure()
+            && self.world.is_target(node)
+        {
+            self.violations
+                .push(format!("{node} stops while the balancer still sends to it"));
+        }
         let quorum_before = has_quorum(&self.world);
         let before =
             matches!(accepted.ensure(), HostEnsure::Backend { .. }).then(|| self.world.clone());
@@ -303,6 +309,25 @@ impl Inner {
                 ));
             }
         }
+    }
+
+    fn register(&mut self, node: &NodeName) {
+        let ready = self.ready_at.get(node);
+        if ready.is_none_or(|ready| Instant::now() > *ready + EVIDENCE_AGE_MAX) {
+            self.violations
+                .push(format!("target {node} was registered and was not ready"));
+        }
+        self.world.register(node);
+    }
+
+    fn deregister(&mut self, node: &NodeName) {
+        let mut healthy = self.world.healthy_targets();
+        healthy.remove(node);
+        if healthy.is_empty() {
+            self.violations
+                .push(format!("no target is healthy without {node}"));
+        }
+        self.world.deregister(node);
     }
 
     fn judge(&mut self) {

@@ -186,6 +186,7 @@ impl Engine {
             dns: self.template.dns,
             resolves: self.template.resolves,
             users_balancer: self.template.users_balancer,
+            nlb: self.template.nlb.clone(),
             now_ms: CLOCK_MS,
             authorities: parts.authorities,
             // Outside the model's bounds.

@@ -41,6 +41,22 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
         ["unresolve"] => world.resolves = None,
         ["balancer-silent"] => world.users_balancer = false,
         ["balancer-leads"] => world.users_balancer = true,
+        ["nlb", how @ ..] => {
+            let nlb = world.nlb.as_mut().expect("a world with such a balancer");
+            match how {
+                ["slow", seconds] => {
+                    nlb.slow_ms = 1000 * seconds.parse::<u64>().expect("a number of seconds");
+                }
+                ["blind"] => nlb.blind = true,
+                ["sees"] => nlb.blind = false,
+                ["silent"] => nlb.silent = true,
+                ["answers"] => nlb.silent = false,
+                ["forget", name] => {
+                    nlb.registered.remove(&node(name));
+                }
+                other => panic!("no balancer is {other:?}"),
+            }
+        }
         ["alarm", _, kind] => world.raise_alarm(&host(), kind),
         ["edit", _, file, flag] => world.edit_manifest(&host(), file, flag),
         ["add-learner", url] => {

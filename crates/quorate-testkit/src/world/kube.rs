@@ -146,7 +146,10 @@ impl World {
             }
             Some(_) => None,
             // Somebody else's balancer: it knows every ready apiserver.
-            None => self.ready().into_iter().find(|_| self.users_balancer),
+            None => match &self.nlb {
+                Some(nlb) => self.through_nlb(nlb),
+                None => self.ready().into_iter().find(|_| self.users_balancer),
+            },
         }
     }
 

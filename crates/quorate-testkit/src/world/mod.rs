@@ -11,6 +11,7 @@ pub mod gate;
 pub mod kube;
 mod leave;
 pub mod machine;
+pub mod nlb;
 mod report;
 mod tick;
 
@@ -25,6 +26,7 @@ use quorate_plan::{
 pub use act::ActError;
 pub use etcd::{ClusterId, EtcdCluster};
 pub use machine::{Disk, Hardware, Machine};
+pub use nlb::Nlb;
 
 /// The hash of the `quorate` binary that runs on every host here.
 pub const BINARY: &str = "b1";
@@ -50,6 +52,8 @@ pub struct World {
     pub resolves: Option<IpAddr>,
     /// The balancer that somebody else runs leads to the ready apiservers.
     pub users_balancer: bool,
+    /// The cloud's balancer, where there is one.
+    pub nlb: Option<Nlb>,
     /// True time, in milliseconds since 1970; machines' clocks differ from it by [`Hardware::clock_off_ms`].
     pub now_ms: u64,
     /// Certificate authority sets made so far: no two are the same.
@@ -68,6 +72,7 @@ impl World {
             dns: quorate_plan::kubeadm::dns_address(&spec.network.services),
             resolves: None,
             users_balancer: true,
+            nlb: None,
             now_ms: CLOCK_MS,
             authorities: 0,
             foreign: false,
@@ -83,6 +88,7 @@ impl World {
                 .entry(node.clone())
                 .or_insert_with(|| Arc::new(Machine::new(node, machine.address, spec.local())));
         }
+        self.know_nlb(spec);
         if !spec.hosts_file {
             self.resolves = spec.endpoint_address().or(Some(USERS_BALANCER));
         }
@@ -134,6 +140,7 @@ impl World {
     pub fn observe(&self, intent: &Intent) -> Observation {
         let mut seen = Observation {
             infra: self.infra(),
+            targets: self.targets(),
             ..Observation::default()
         };
         for (node, ..) in intent.machines() {

@@ -73,6 +73,8 @@ runbooks! {
     Unproven = "unproven";
     WorkerAway = "worker-away";
     PastReturn = "past-return";
+    TargetUnhealthy = "target-unhealthy";
+    LastTarget = "last-target";
 }
 
 /// The first line of a runbook.

@@ -15,6 +15,9 @@ pub fn of(step: &Step) -> Vec<String> {
                 "`quorate local destroy {node}` removes it with its disks"
             )]
         }
+        Ensure::Infra(
+            InfraEnsure::Target { instance, .. } | InfraEnsure::TargetGone { instance, .. },
+        ) => vec![format!("instance {instance}, asked of AWS by this machine")],
         Ensure::Host(ensure) => host(ensure),
     };
     if let Some(handover) = &step.handover {

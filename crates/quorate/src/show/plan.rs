@@ -109,7 +109,7 @@ pub fn to_register(plan: &Plan, spec: &Spec) -> Option<String> {
         .map(|(node, machine)| format!("{node} ({})", Spec::apiserver(machine)))
         .collect();
     match spec.balancer {
-        BalancerSpec::Quorate { .. } => None,
+        BalancerSpec::Quorate { .. } | BalancerSpec::Nlb { .. } => None,
         BalancerSpec::External => (!backends.is_empty()).then(|| {
             format!(
                 "The balancer at {} is yours: register {} there. The pod network and workers need it.",
@@ -133,7 +133,11 @@ pub fn where_of(step: &Step) -> String {
 pub fn what_of(step: &Step) -> String {
     match &step.ensure {
         Ensure::Infra(InfraEnsure::Machine { .. }) => "machine runs and answers SSH".to_owned(),
-        Ensure::Infra(InfraEnsure::MachineOff { .. }) => step.ensure.to_string(),
+        Ensure::Infra(
+            InfraEnsure::MachineOff { .. }
+            | InfraEnsure::Target { .. }
+            | InfraEnsure::TargetGone { .. },
+        ) => step.ensure.to_string(),
         Ensure::Host(ensure) => ensure.to_string(),
     }
 }
