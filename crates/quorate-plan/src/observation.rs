@@ -90,12 +90,14 @@ impl Observation {
             etcd,
             api,
             infra,
+            targets,
             sightings: _,
         } = self;
         hosts.values_mut().for_each(|seen| seen.grow_older(by));
         etcd.values_mut().for_each(|seen| seen.grow_older(by));
         api.values_mut().for_each(|seen| seen.grow_older(by));
         infra.values_mut().for_each(|seen| seen.grow_older(by));
+        targets.values_mut().for_each(|seen| seen.grow_older(by));
     }
 
     /// The facts of `node`.
