@@ -56,10 +56,6 @@ impl fmt::Display for Place {
 /// What shall stand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every step is a host's: boxing it would save nothing"
-)]
 pub enum Ensure {
     /// On a host, by the `quorate` binary there.
     Host(HostEnsure),
