@@ -370,6 +370,22 @@ fn a_joiner_is_compared_before_it_is_added() {
         says(&mount, &add, &[]),
         "joiner-differs: d would run with other settings than the masters:\netcd.yaml: mount /etc/kubernetes/enc: there on the joiner, nothing on the masters"
     );
+    let mut file = spoil(|manifest| {
+        let path = "/etc/kubernetes/encryption.yaml".to_owned();
+        manifest.files.insert(path, "missing".into());
+    });
+    for name in ["a", "b", "c"] {
+        let Seen::Known { value, .. } = &mut facts(&mut file, name).manifests else {
+            panic!("they are seen")
+        };
+        let etcd = value.get_mut("etcd").expect("it is there");
+        let path = "/etc/kubernetes/encryption.yaml".to_owned();
+        etcd.files.insert(path, "0123abcd".into());
+    }
+    assert_eq!(
+        says(&file, &add, &[]),
+        "joiner-differs: d would run with other settings than the masters:\netcd.yaml: file /etc/kubernetes/encryption.yaml: missing on the joiner, 0123abcd on the masters"
+    );
     // Names, addresses, the way it starts and what the distribution mounts are its own.
     let own = spoil(|manifest| {
         manifest.flags = vec![

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     Intent, Observation, Planning, Refusal,
-    observation::EndpointName,
     quorum::Quorum,
     seen::Missing,
+    standing::literal,
     step::{HostEnsure, Reason},
 };
 
@@ -85,14 +85,4 @@ fn one_master(seen: &Observation) -> Result<(), Refusal> {
         }),
         None => Ok(()),
     }
-}
-
-/// A server that is an address: a name that only the old cluster knew is not looked up for it.
-fn literal(server: &str) -> Option<EndpointName> {
-    let (host, port) = server.strip_prefix("https://")?.rsplit_once(':')?;
-    host.parse::<std::net::IpAddr>().ok()?;
-    Some(EndpointName {
-        host: host.to_owned(),
-        port: port.parse().ok()?,
-    })
 }

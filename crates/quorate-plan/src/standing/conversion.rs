@@ -372,8 +372,21 @@ pub(super) fn kubeconfigs_kept(
     if master {
         return Ok(());
     }
-    connected(found, "kubelet", None, facts)?;
+    // A kubelet that was not started anew since goes on at the endpoint, and is lost with the names that the certificate loses next.
+    let was = backup.kubeconfigs.get(KUBELET).into_iter().flatten();
+    let way = was.filter_map(|server| literal(server)).next();
+    connected(found, "kubelet", way.as_ref(), facts)?;
     alive(found, &node.name, seen)
+}
+
+/// A server that is an address: a name that only the old cluster knew is not looked up for it.
+pub(crate) fn literal(server: &str) -> Option<EndpointName> {
+    let (host, port) = server.strip_prefix("https://")?.rsplit_once(':')?;
+    host.parse::<IpAddr>().ok()?;
+    Some(EndpointName {
+        host: host.to_owned(),
+        port: port.parse().ok()?,
+    })
 }
 
 fn list(servers: &BTreeSet<String>) -> String {

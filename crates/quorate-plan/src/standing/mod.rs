@@ -9,6 +9,7 @@ mod host;
 mod leaving;
 mod target;
 
+pub(crate) use conversion::literal;
 pub use conversion::{ADOPTED, addresses_of, to_leave};
 pub use host::initial_cluster;
 
