@@ -12,6 +12,8 @@ use quorate_plan::{
     assessment::{Health, assess},
     event::Verdict,
     plan::Waiting,
+    quorum::Quorum,
+    standing::ADOPTED,
 };
 use tokio::time::Instant;
 
@@ -137,7 +139,7 @@ pub(super) async fn carry_out<H: Hosts, I: Infra>(
             console.say(format!("{name}: nothing to do"));
             // A run that was killed when everything stood: what it began may still be coming up, and nobody has ended it.
             let ended = end_left_over(intent, world, &seen).await;
-            if let Some(words) = half_way(cluster, intent) {
+            if let Some(words) = half_way(cluster, intent, &seen) {
                 console.say(format!("{name}: {words}"));
                 return reached(cluster, intent, &seen, console);
             }
@@ -402,9 +404,10 @@ async fn end<H: Hosts, I: Infra>(
     );
     match outcome.verdict {
         Verdict::Done | Verdict::More => {
-            if let Some(words) = half_way(cluster, intent) {
+            let seen = observe(world, intent).await;
+            if let Some(words) = half_way(cluster, intent, &seen) {
                 console.say(words);
-                return reached(cluster, intent, &observe(world, intent).await, console);
+                return reached(cluster, intent, &seen, console);
             }
             let seen = settled(intent, world, console).await;
             reached(cluster, intent, &seen, console)?;
@@ -445,21 +448,33 @@ async fn end<H: Hosts, I: Infra>(
 
 /// What there is to say where the goal is not the cluster of the file, but one of a single master on the way there or back: with the masters
 /// of its file it is compared when they have joined.
-fn half_way(cluster: &ClusterFile, intent: &Intent) -> Option<String> {
+fn half_way(cluster: &ClusterFile, intent: &Intent, seen: &Observation) -> Option<String> {
     let file = cluster.path.display();
+    let goes_on = format!(
+        "`quorate convert -f {file}` goes on, `quorate convert -f {file} --undo` takes it back"
+    );
     match &intent.goal {
         Goal::Convert {
             pause_after: Some(landmark),
-        } => Some(format!(
-            "paused after {landmark}: `quorate convert -f {file}` goes on, `quorate convert -f {file} --undo` takes it back"
-        )),
+        } => Some(format!("paused after {landmark}: {goes_on}")),
         Goal::Unconvert => Some("taken back: everything leads to where it did before".to_owned()),
+        Goal::Repair => converting(intent, seen)
+            .then(|| format!("one master votes, in a conversion that was begun: {goes_on}")),
         Goal::Convert { pause_after: None }
         | Goal::Converge
         | Goal::Replace { .. }
-        | Goal::Remove { .. }
-        | Goal::Repair => None,
+        | Goal::Remove { .. } => None,
     }
+}
+
+/// A conversion was begun, and the master that was there first is the only one that votes.
+fn converting(intent: &Intent, seen: &Observation) -> bool {
+    let alone = matches!(Quorum::of(seen), Ok(Some(quorum)) if quorum.voter_count() == 1);
+    let begun = seen.api().is_ok_and(|api| {
+        let notes = api.map(|api| api.notes.get());
+        matches!(notes, Some(Ok(Some(notes))) if notes.contains_key(ADOPTED))
+    });
+    alone && begun && intent.spec.control_plane.len() > 1
 }
 
 /// The cluster as it is now, and the exit code that says so.
