@@ -104,6 +104,16 @@ pub async fn run(
         write_new(&arguments.file, &text)?;
         console.say(format!("Wrote `{}`.", arguments.file.display()));
     }
+    if !arguments.file.exists() {
+        let message = format!(
+            "there is no cluster file `{}`, and no --master to write one for",
+            arguments.file.display()
+        );
+        return Err(Failure::usage(message).hint(format!(
+            "`quorate adopt {} --endpoint NAME --master NAME=ADDRESS --join NAME=ADDRESS --join NAME=ADDRESS` writes one, and looks",
+            arguments.file.display()
+        )));
+    }
     let cluster = ClusterFile::read(&arguments.file, reach.directories()?, console)?;
     cluster.say_warnings(console);
     let intent = Intent {
