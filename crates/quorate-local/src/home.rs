@@ -276,6 +276,11 @@ impl Home {
             }
             Power::Off => {}
         }
+        // A making that was killed right after the host was there has not pinned its key, and nobody makes a host that runs.
+        {
+            let _names = self.lock_names()?;
+            self.pin_keys()?;
+        }
         let base = Base::at(&self.record.base).map_err(|_| Error::BaseGone {
             path: self.record.base.clone(),
         })?;
