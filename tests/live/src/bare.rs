@@ -4,7 +4,7 @@
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use quorate_local::{Cluster, ClusterSpec, HostName, HostSpec, Local};
+use quorate_local::{Cluster, ClusterSpec, HostName, HostSpec, Local, Opening, Transport};
 use tokio::runtime::{self, Runtime};
 
 use crate::stage::Stage;
@@ -175,6 +175,23 @@ impl Bare {
         self.runtime.block_on(async {
             let cuts = self.cluster.isolation(&host, true).await?;
             Ok(self.cluster.cut(cuts).await?)
+        })
+    }
+
+    /// Every host may open connections to every other, whatever its role in the cluster file.
+    pub fn open_all(&self) -> Result<()> {
+        self.runtime.block_on(async {
+            let hosts = self.cluster.hosts().await?;
+            let all: std::collections::BTreeSet<Ipv4Addr> =
+                hosts.iter().map(|host| host.address).collect();
+            let openings = [Transport::Tcp, Transport::Udp].map(|transport| Opening {
+                from: all.clone(),
+                to: all.clone(),
+                transport,
+                first: 1,
+                last: u16::MAX,
+            });
+            Ok(self.cluster.open_only(&openings).await?)
         })
     }
 

@@ -31,6 +31,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let hosts = Bare::open(NAME)?;
     let api = Api::of(stage, &file, None)?;
     api.whole(stage, &hosts, &MASTERS, &["w-1", SPARE])?;
+    // A worker of the file is going to be a master by kubeadm's own hands, and the file's rules keep workers away from etcd.
+    hosts.open_all()?;
     let kin = Kin { file, hosts, api };
     kin.configuration(stage)?;
     kin.worker(stage)?;
