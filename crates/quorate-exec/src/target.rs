@@ -1,5 +1,5 @@
 //! Acting on a target of the cloud's balancer. No host is there that would know the token or judge the request, so this machine does both
-//! right before it asks: the hosts confirm the fence, a fresh look passes the guard. Start at [`InHand::move_target`].
+//! right before it asks: a fresh look passes the guard, the hosts confirm the fence, and what the cloud says by then passes it again. Start at [`InHand::move_target`].
 
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use quorate_plan::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    hostile, pace,
+    hostile,
+    observe::Sight,
+    pace,
     seam::{Hosts, Infra},
     stage::{Failure, InHand},
 };
@@ -55,12 +57,17 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
         Ok(())
     }
 
-    /// The look comes first: what was confirmed last is what a moment may change most.
+    /// Confirming the fence may wait for hosts that do not answer, and their targets turn unhealthy meanwhile: what the cloud says is looked at
+    /// once more after it, which is one question.
     async fn permitted(&self, what: &InfraEnsure) -> Result<(), Refusal> {
         self.look_at_everything(Duration::ZERO).await;
         let seen = self.sight.borrow_mut().now().clone();
         permit_infra(&seen, what)?;
-        self.held.confirm(&self.run.world.hosts, &seen).await
+        self.held.confirm(&self.run.world.hosts, &seen).await?;
+        let targets = Sight::look_at_targets(self.run.world).await;
+        let mut sight = self.sight.borrow_mut();
+        sight.take_in_targets(targets);
+        permit_infra(sight.now(), what)
     }
 
     /// Looks until it shows, and tells what it sees: it takes minutes.

@@ -1,21 +1,15 @@
 //! A fence in a file: held over several commands, for requests that somebody else carries to the hosts. It is no secret and no permission:
 //! the hosts know the fence themselves, and a higher one ends this.
 
-use std::{
-    fs::OpenOptions,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use quorate_plan::Claim;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{self, ClusterFile},
-    exit::Exit,
     failure::Failure,
-    saved::cluster_of,
+    saved::{cluster_of, write_kept},
     show::json::API_VERSION,
     state::Directories,
 };
@@ -51,19 +45,7 @@ impl FenceFile {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(self).expect("a claim is plain data");
-        text.push('\n');
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| {
-                let doing = format!("could not write the fence to `{}`", path.display());
-                Failure::doing(Exit::Usage, doing, &error)
-            })
+        write_kept(path, "fence", self)
     }
 
     /// Reads one.

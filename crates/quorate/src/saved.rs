@@ -55,19 +55,7 @@ impl SavedPlan {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(self).expect("a plan is plain data");
-        text.push('\n');
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| {
-                let doing = format!("could not write the plan `{}`", path.display());
-                Failure::doing(Exit::Usage, doing, &error)
-            })
+        write_kept(path, "plan", self)
     }
 
     /// Reads one.
@@ -100,6 +88,26 @@ impl SavedPlan {
         let again = "plan again: `quorate plan --out FILE`";
         cluster_of(&self.cluster_file, &self.intent, "plan", again, directories)
     }
+}
+
+/// Writes what is kept for another command. Only its owner can read it; what is there is replaced.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_kept(path: &Path, what: &str, kept: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(kept).expect("what is kept is plain data");
+    text.push('\n');
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| {
+            let doing = format!("could not write the {what} `{}`", path.display());
+            Failure::doing(Exit::Usage, doing, &error)
+        })
 }
 
 /// The cluster that a kept intent is for, as far as it is needed to reach it.

@@ -1,6 +1,6 @@
 //! Where the cluster's objects hold an address of the API that was there before. Start at [`look`].
 //!
-//! Nothing of an object is kept but where the address was found in it; what else a Secret holds is wiped before the next is read.
+//! Nothing of an object is kept but where the address was found in it; what is decoded of a Secret is wiped before the next is read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

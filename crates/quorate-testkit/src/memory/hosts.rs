@@ -446,7 +446,10 @@ impl Infra for MemoryInfra {
                 format!("machine {node}")
             }
             InfraEnsure::Target { .. } => format!("register {node}"),
-            InfraEnsure::TargetGone { .. } => format!("deregister {node}"),
+            InfraEnsure::TargetGone { .. } => {
+                process.shared.now().judge_leaving_target(node);
+                format!("deregister {node}")
+            }
         };
         let fate = process.effect(None, &effect).await;
         if fate.kill_during {
@@ -465,7 +468,7 @@ impl Infra for MemoryInfra {
                 }
                 InfraEnsure::MachineOff { .. } => inner.world.power_off(node),
                 InfraEnsure::Target { .. } => inner.register(node),
-                InfraEnsure::TargetGone { .. } => inner.deregister(node),
+                InfraEnsure::TargetGone { .. } => inner.world.deregister(node),
             }
         }
         process.after(&fate).await;

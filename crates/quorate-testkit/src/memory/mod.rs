@@ -30,9 +30,6 @@ use crate::{
     },
 };
 
-/// From the look that an operator goes by until the cloud does what it is asked for.
-const CALL_MAX: Duration = Duration::from_secs(15);
-
 /// One notch of [`World::tick`].
 pub const TICK: Duration = Duration::from_millis(500);
 
@@ -63,8 +60,6 @@ struct Inner {
     stale: BTreeMap<NodeName, Stale>,
     /// When each apiserver was last seen ready.
     ready_at: BTreeMap<NodeName, Instant>,
-    /// When each target was healthy last.
-    healthy_at: BTreeMap<NodeName, Instant>,
     /// What will happen to the world, by time.
     due: BTreeMap<(Instant, u64), Due>,
     dues: u64,
@@ -118,7 +113,6 @@ impl Shared {
             unreachable: BTreeMap::new(),
             stale: BTreeMap::new(),
             ready_at: BTreeMap::new(),
-            healthy_at: BTreeMap::new(),
             due: BTreeMap::new(),
             dues: 0,
             violations: Vec::new(),
@@ -203,9 +197,6 @@ impl Inner {
             self.world.now_ms = self.since_ms + elapsed;
             for node in self.world.ready() {
                 self.ready_at.insert(node, at);
-            }
-            for node in self.world.healthy_targets() {
-                self.healthy_at.insert(node, at);
             }
             self.fall_due(at);
             self.work(at);
@@ -329,21 +320,14 @@ impl Inner {
         self.world.register(node);
     }
 
-    fn deregister(&mut self, node: &NodeName) {
-        // The others may have failed just now: between the look and the cloud's answer lies the fence's confirmation.
-        let now = Instant::now();
-        let healthy = self.world.healthy_targets();
-        let others = healthy.iter().chain(
-            self.healthy_at
-                .iter()
-                .filter(|(_, at)| now <= **at + CALL_MAX)
-                .map(|(other, _)| other),
-        );
-        if others.filter(|other| *other != node).count() == 0 {
+    /// Judged when it is asked for: what fails on the call's way nobody can have seen.
+    fn judge_leaving_target(&mut self, node: &NodeName) {
+        let mut healthy = self.world.healthy_targets();
+        healthy.remove(node);
+        if healthy.is_empty() {
             self.violations
                 .push(format!("no target is healthy without {node}"));
         }
-        self.world.deregister(node);
     }
 
     fn judge(&mut self) {
