@@ -138,6 +138,84 @@ async fn a_journal_on_disk_is_followed() {
     );
 }
 
+/// A run that was killed while hosts had something in hand: what it told, and what it left.
+async fn killed_within(words: &str) -> (Vec<Event>, Left) {
+    let situation = &situations()[0];
+    let mut events = run(situation, Script::none()).await.1.events;
+    events.truncate(begun(&events, words) + 1);
+    let left = followed(&events, &begins(situation), words).left;
+    (events, left)
+}
+
+/// The beginning of a run that was planned in this world.
+fn planned_in(world: &World, like: &Event) -> Event {
+    let mut started = like.clone();
+    let Event::Started { intent, plan, .. } = &mut started else {
+        panic!("a run begins");
+    };
+    *plan = quorate_plan::plan(intent, &world.observe(intent)).plan;
+    started
+}
+
+/// The second run still sees nothing of what the first one's hosts have in hand, and is killed; by the third one they are done.
+#[tokio::test(start_paused = true)]
+async fn what_hosts_finish_some_runs_later_is_known() {
+    let (events, left) = killed_within("containerd has").await;
+    assert!(left.worlds.len() > 1, "something was in hand");
+    let second = [planned_in(&left.worlds[0], &events[0])];
+    let later = followed(&second, &left, "the second").left;
+    for world in &left.worlds {
+        followed(&[planned_in(world, &events[0])], &later, "the third");
+    }
+}
+
+/// Nobody knows why the second run planned that; hosts go on with what the first one handed them.
+#[tokio::test(start_paused = true)]
+async fn what_hosts_have_in_hand_outlasts_a_run_that_is_not_followed() {
+    let (events, left) = killed_within("containerd runs").await;
+    let in_hand = left.in_hand.last().expect("it was begun").clone();
+    let before = planned_in(&left.worlds[0], &events[0]);
+    let mut second = before.clone();
+    let (Event::Started { plan: odd, .. }, Event::Started { plan, .. }) = (&mut second, &before)
+    else {
+        panic!("runs begin");
+    };
+    odd.stages.truncate(1);
+    // The third looks before that host is done, and finds it done when its turn comes.
+    let (at, stage) = (1..)
+        .zip(&plan.stages)
+        .find(|(_, stage)| stage.steps.contains(&in_hand))
+        .expect("it was planned");
+    let lane = stage.steps.iter().filter(|step| step.on == in_hand.on);
+    let next = lane.skip_while(|step| **step != in_hand).nth(1);
+    let third = [
+        before.clone(),
+        Event::Fenced { fence: Fence(3) },
+        Event::StageStarted {
+            number: at,
+            title: stage.title.clone(),
+            change: stage.change.clone(),
+        },
+        Event::StepStarted {
+            step: Box::new(next.expect("images come after components").clone()),
+        },
+    ];
+    let runs = tempfile::tempdir().expect("a directory");
+    for (number, run) in (1..).zip([&events[..], &[second], &third]) {
+        let mut journal = Journal::open(runs.path(), &format!("run-{number}")).expect("a journal");
+        for event in run {
+            journal.append(event).expect("it is written");
+        }
+    }
+    let told = follow_runs(runs.path()).expect("it is read");
+    let [first, second, third] = &told[..] else {
+        panic!("three runs: {told:?}");
+    };
+    assert!(matches!(first.found, Found::Anew(_)), "{first}");
+    assert!(matches!(second.found, Found::Unexplained(_)), "{second}");
+    assert!(matches!(third.found, Found::Anew(_)), "{third}");
+}
+
 /// Events that a whole run of one to three told.
 async fn told() -> Vec<Event> {
     let situation = situations().swap_remove(2);

@@ -8,6 +8,7 @@ use std::{
 
 use quorate_plan::{Fence, Intent, Planning, plan};
 
+use super::highest;
 use crate::{
     World, render,
     walk::{take, turns},
@@ -25,8 +26,7 @@ impl Goal {
     /// Walks to the goal, or until it comes where an earlier walk came by.
     pub(super) fn reached_from(&mut self, intent: &Intent, mut world: World) -> Result<(), String> {
         // The next operator has a higher token.
-        let highest = world.machines.values().map(|machine| machine.disk.fence);
-        let fence = highest.max().unwrap_or_default().next();
+        let fence = highest(&world).next();
         let mut way = Vec::new();
         world.settle();
         for _ in 0..RUNS_MAX {

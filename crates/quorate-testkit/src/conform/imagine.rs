@@ -67,8 +67,15 @@ pub fn imagine(intent: &Intent, approved: &Plan) -> Result<World, String> {
         let Some((step, change)) = missing else {
             break;
         };
-        take(&mut world, intent, step, change, BEFORE)
-            .map_err(|error| format!("{}: {error:?}", render::step(step)))?;
+        match (&step.ensure, &step.on) {
+            (Ensure::Host(HostEnsure::Bundle { .. }), Place::Host(node)) if intent.spec.local() => {
+                bring_bundle(&mut world, intent, node);
+            }
+            _ => {
+                take(&mut world, intent, step, change, BEFORE)
+                    .map_err(|error| format!("{}: {error:?}", render::step(step)))?;
+            }
+        }
     }
     release(&mut world);
     Ok(world)

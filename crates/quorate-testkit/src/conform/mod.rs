@@ -65,7 +65,7 @@ impl std::fmt::Display for Departed {
 }
 
 /// Follows the journal of one run. `before`: what an earlier run left; where that is nothing, a world is imagined in which the approved
-/// plan is what planning yields.
+/// plan is what planning yields; what hosts had in hand they may finish in that, too.
 ///
 /// # Errors
 /// The first event that no world explains.
@@ -181,22 +181,18 @@ impl<'a> Way<'a> {
             self.converges().map_err(departed)?;
             self.prefixes += 1;
         }
-        // What a host has had in hand since an earlier run it may have still, unless everything stands.
-        let mut in_hand = self.in_flight.clone();
-        if verdict != Some(Verdict::Done) {
-            let earlier = self.in_hand.iter();
-            in_hand.extend(
-                earlier
-                    .filter(|step| !self.in_flight.contains(step))
-                    .cloned(),
-            );
-        }
+        // What a host has had in hand since an earlier run it may have still, and finishes now or later, unless everything stands.
+        let earlier: &[Step] = match verdict {
+            Some(Verdict::Done) => &[],
+            _ => self.in_hand,
+        };
+        let in_hand = together(earlier, &self.in_flight);
         Ok(Followed {
             effects: self.effects,
             prefixes: self.prefixes,
             verdict,
             left: Left {
-                worlds: self.worlds(),
+                worlds: self.with_and_without(&in_hand),
                 in_hand,
             },
         })
@@ -206,14 +202,8 @@ impl<'a> Way<'a> {
         if let Some(old) = self.fence {
             return Err(format!("token {fence} was taken while {old} was held"));
         }
-        let highest = self
-            .made
-            .machines
-            .values()
-            .map(|machine| machine.disk.fence);
-        if let Some(highest) = highest.max()
-            && fence < highest
-        {
+        let highest = highest(&self.made);
+        if fence < highest {
             return Err(format!(
                 "token {fence} is lower than {highest}, seen before"
             ));
@@ -256,14 +246,25 @@ impl<'a> Way<'a> {
 
     /// Worlds there may be: with and without each effect in flight.
     fn worlds(&self) -> Vec<World> {
+        self.with_and_without(&self.in_flight)
+    }
+
+    /// Worlds there may be, with and without each of these effects. Where there are too many of them, the last ones count.
+    fn with_and_without(&self, effects: &[Step]) -> Vec<World> {
         let mut worlds = vec![self.made.clone()];
-        for step in self.in_flight.iter().rev().take(IN_FLIGHT_MAX) {
-            for at in 0..worlds.len() {
+        let mut tried = 0;
+        for step in effects.iter().rev() {
+            let known = worlds.len();
+            for at in 0..known {
                 let mut world = worlds[at].clone();
                 self.make(&mut world, step);
                 if !worlds.contains(&world) {
                     worlds.push(world);
                 }
+            }
+            tried += usize::from(worlds.len() > known);
+            if tried == IN_FLIGHT_MAX {
+                break;
             }
         }
         worlds
@@ -281,7 +282,8 @@ impl<'a> Way<'a> {
 
     fn make(&self, world: &mut World, step: &Step) {
         let change = self.change_of(step).cloned();
-        let fence = self.fence.unwrap_or_default();
+        // A host goes on with what an earlier run handed it before this one took the fence.
+        let fence = self.fence.unwrap_or_else(|| highest(world));
         // One that waits for others goes on when they are there; one that was refused or failed was not made.
         let _ = take(world, self.intent, step, change.as_ref(), fence);
         world.settle();
@@ -440,6 +442,18 @@ impl<'a> Way<'a> {
         }
         Ok(())
     }
+}
+
+/// The highest token that any host has seen.
+fn highest(world: &World) -> Fence {
+    let tokens = world.machines.values().map(|machine| machine.disk.fence);
+    tokens.max().unwrap_or_default()
+}
+
+/// Steps that hosts have had in hand, the earliest first, each once.
+fn together(earlier: &[Step], later: &[Step]) -> Vec<Step> {
+    let earlier = earlier.iter().filter(|step| !later.contains(step));
+    earlier.chain(later).cloned().collect()
 }
 
 /// Steps of the preparation that stand in the world: files on a host may have been changed by what runs there, which no journal tells of,

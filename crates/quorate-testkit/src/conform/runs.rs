@@ -3,9 +3,9 @@
 use std::{fmt, path::Path};
 
 use quorate_exec::{Journal, journal::JournalError};
-use quorate_plan::Event;
+use quorate_plan::{Event, Step};
 
-use super::{Departed, Followed, Left, follow, imagine};
+use super::{Departed, Followed, Left, follow, imagine, together};
 use crate::render;
 
 /// What became of one run's journal.
@@ -93,19 +93,40 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
         .worlds
         .iter()
         .any(|world| imagine::begins(world.clone(), intent, plan).is_some());
+    // What hosts have in hand they finish, whether or not anything is known of the world.
+    let unknown = || {
+        Some(Left {
+            worlds: Vec::new(),
+            in_hand: together(&before.in_hand, &not_seen_to_stand(events)),
+        })
+    };
     if !known && let Err(why) = imagine::imagine(intent, plan) {
-        return (Found::Unexplained(why), Some(Left::default()));
+        return (Found::Unexplained(why), unknown());
     }
-    let nothing = Left::default();
-    match follow(events, if known { before } else { &nothing }) {
+    let anew = Left {
+        worlds: Vec::new(),
+        in_hand: before.in_hand.clone(),
+    };
+    match follow(events, if known { before } else { &anew }) {
         Ok(followed) => {
             let left = Some(followed.left.clone());
             let found = if known { Found::GoesOn } else { Found::Anew };
             (found(followed), left)
         }
-        Err(departed) if departed.event == 1 => {
-            (Found::Unexplained(departed.what), Some(Left::default()))
-        }
-        Err(departed) => (Found::Departed(departed), Some(Left::default())),
+        Err(departed) if departed.event == 1 => (Found::Unexplained(departed.what), unknown()),
+        Err(departed) => (Found::Departed(departed), unknown()),
     }
+}
+
+/// What was begun and is not told to stand.
+fn not_seen_to_stand(events: &[Event]) -> Vec<Step> {
+    let mut begun: Vec<Step> = Vec::new();
+    for event in events {
+        match event {
+            Event::StepStarted { step } if !begun.contains(step) => begun.push(Step::clone(step)),
+            Event::StepStands { step, .. } => begun.retain(|other| *other != **step),
+            _ => {}
+        }
+    }
+    begun
 }
