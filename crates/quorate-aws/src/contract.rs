@@ -197,6 +197,14 @@ impl Contract {
         if self.masters.is_empty() {
             return fault("it has no masters".to_owned());
         }
+        for master in &self.masters {
+            if let Some(volume) = &master.etcd_volume_id
+                && !volume.strip_prefix("vol-").is_some_and(hexadecimal)
+            {
+                let name = shown(&master.name, 100);
+                return fault(format!("`{}` of {name} is no volume", shown(volume, 60)));
+            }
+        }
         let machines = self
             .masters
             .iter()
@@ -213,9 +221,6 @@ impl Contract {
                 return fault(format!("machine {} has no name", shown(id, 60)));
             }
             let name = shown(name, 100);
-            let hexadecimal = |rest: &str| {
-                !rest.is_empty() && rest.len() <= 32 && rest.bytes().all(|b| b.is_ascii_hexdigit())
-            };
             if !id.strip_prefix("i-").is_some_and(hexadecimal) {
                 return fault(format!("`{}` of {name} is no instance", shown(id, 60)));
             }
@@ -231,6 +236,10 @@ impl Contract {
         }
         Ok(())
     }
+}
+
+fn hexadecimal(rest: &str) -> bool {
+    !rest.is_empty() && rest.len() <= 32 && rest.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn arn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arn, D::Error> {

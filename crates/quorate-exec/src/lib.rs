@@ -21,7 +21,7 @@ mod target;
 pub use journal::{Journal, JournalError, Recorder};
 pub use machines::{LocalMachines, Machines};
 pub use nlb::Nlb;
-pub use observe::{consider, look_for, observe};
+pub use observe::{consider, etcd_devices, look_for, observe};
 pub use run::run;
 pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
 pub use ssh::{Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings, Way};

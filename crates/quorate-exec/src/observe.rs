@@ -14,6 +14,7 @@ use quorate_plan::{
     observation::{HostFacts, HostReport, InfraView, Look, Power, Sightings, Target},
     plan,
     plan::Waiting,
+    spec::EtcdDevice,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,8 +33,17 @@ pub fn look_for(intent: &Intent) -> Look {
         cluster: intent.spec.name.clone(),
         endpoint: Some(intent.spec.endpoint.clone()),
         dns: dns_address(&intent.spec.network.services),
+        etcd_device: None,
         conversion: intent.conversion_look(),
     }
+}
+
+/// The block devices that masters are asked about besides, see [`Look::etcd_device`].
+pub fn etcd_devices(intent: &Intent) -> BTreeMap<NodeName, EtcdDevice> {
+    let machines = intent.spec.machines();
+    machines
+        .filter_map(|(node, machine, _)| Some((node.clone(), machine.etcd_device.clone()?)))
+        .collect()
 }
 
 /// Looks at everything once: the machines first, then all hosts whose machine may answer, side by side.

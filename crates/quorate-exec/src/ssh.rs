@@ -19,6 +19,7 @@ use quorate_plan::{
     Claim, Ensure, Fence, Handover, HostEnsure, Missing, NodeName, Request, Sealed, Seen,
     admit::Recipient,
     observation::{Fencing, HostReport, Look},
+    spec::EtcdDevice,
     wire::{Answer, Call, Outcome},
 };
 use tokio::{
@@ -60,6 +61,8 @@ pub struct SshSettings {
     pub bundle: Option<PathBuf>,
     /// What hosts are asked to look at, see [`crate::look_for`].
     pub look: Look,
+    /// The block devices that single ones are asked about besides, see [`crate::etcd_devices`].
+    pub etcd_devices: BTreeMap<NodeName, EtcdDevice>,
 }
 
 /// The way into a host: known beforehand, or looked up when it is needed, for hosts whose keys are made with them.
@@ -402,7 +405,10 @@ fn failed(node: &NodeName, error: &str) -> HostError {
 impl Hosts for SshHosts {
     async fn report(&self, on: &NodeName) -> Seen<HostReport> {
         let begun = Instant::now();
-        let call = Call::Report(self.common.look.clone());
+        let call = Call::Report(Look {
+            etcd_device: self.common.etcd_devices.get(on).cloned(),
+            ..self.common.look.clone()
+        });
         let mut heard = |answer| match answer {
             Answer::Report(report) => Heard::End(Ok(report)),
             Answer::Failed { error } => Heard::End(Err(hostile::line(&error))),

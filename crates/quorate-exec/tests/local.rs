@@ -168,6 +168,7 @@ async fn whole_life(local: &Local, intent: &Intent, dir: &Path) {
                     .expect("this program"),
                 bundle: None,
                 look: quorate_exec::look_for(intent),
+                etcd_devices: quorate_exec::etcd_devices(intent),
             },
             ways.clone(),
         )

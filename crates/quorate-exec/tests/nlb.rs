@@ -44,6 +44,7 @@ fn cluster() -> Spec {
                 name: (*name).into(),
                 address: (*address).into(),
                 zone: Some(zone.into()),
+                etcd_device: None,
             })
             .collect(),
         workers: Vec::new(),

@@ -144,12 +144,18 @@ pub(crate) struct Tools {
     /// The host lock. Programs get it as their standard input, which is an empty file to them: one that outlives us keeps the host
     /// locked until it has ended, so that nothing is started a second time beside it.
     lock: Option<File>,
+    /// A folder that a test has programs in, before all others.
+    #[cfg(test)]
+    pub(crate) first: Option<std::path::PathBuf>,
 }
 
 impl Tools {
     /// Tools for an action under the host lock.
     pub(crate) fn under(lock: File) -> Self {
-        Self { lock: Some(lock) }
+        Self {
+            lock: Some(lock),
+            ..Self::default()
+        }
     }
 
     /// Runs a program to its end.
@@ -206,6 +212,14 @@ impl Tools {
         }
     }
 
+    fn search(&self) -> String {
+        #[cfg(test)]
+        if let Some(first) = &self.first {
+            return format!("{}:{SEARCH}", first.display());
+        }
+        SEARCH.to_owned()
+    }
+
     fn start(&self, command: &Command) -> Result<Running, CommandError> {
         let unstarted = |source| command.unstarted(source);
         let stdin = match &self.lock {
@@ -215,7 +229,7 @@ impl Tools {
         let child = Process::new(&command.program)
             .args(&command.args)
             .env_clear()
-            .env("PATH", SEARCH)
+            .env("PATH", self.search())
             .env("LANG", "C.UTF-8")
             .envs(command.env.iter().cloned())
             .stdin(stdin)

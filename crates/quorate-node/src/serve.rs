@@ -271,6 +271,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            etcd_device: None,
             conversion: None,
         });
         let Answer::Report(report) = channel.ask(&look).await else {

@@ -8,8 +8,9 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use quorate_plan::{
-    Claim, Ensure, Fence, HostEnsure, NodeName, Refusal, Request, Seen, admit,
+    Claim, Ensure, Fence, HostEnsure, NodeName, Refusal, Request, Seen, Spec, admit,
     observation::{Fencing, HostReport, Look},
+    spec::EtcdDevice,
     standing::{Difference, differences},
     wire::{Answer, Call, Carried, Outcome},
 };
@@ -250,6 +251,7 @@ impl Session {
             cluster: claim.intent.spec.name.clone(),
             endpoint: conversion.is_some().then_some(endpoint),
             dns: None,
+            etcd_device: etcd_device(&request.ensure, &claim.intent.spec, &node),
             conversion,
         };
         let report = Box::pin(facts::report(&self.paths, &look, &self.binary, &self.heard)).await;
@@ -300,6 +302,14 @@ impl Session {
     }
 }
 
+/// The block device that is asked for, or that the cluster file has for etcd on this host.
+fn etcd_device(ensure: &HostEnsure, spec: &Spec, node: &NodeName) -> Option<EtcdDevice> {
+    match ensure {
+        HostEnsure::EtcdVolume { device, .. } => Some(device.clone()),
+        _ => spec.machine(node)?.etcd_device.clone(),
+    }
+}
+
 /// What is meant for one host is not done on another, whichever way led here.
 fn check_host(
     ensure: &HostEnsure,
@@ -307,7 +317,8 @@ fn check_host(
     report: &HostReport,
 ) -> Result<(), ActionError> {
     let meant = match ensure {
-        HostEnsure::Certificates { node, .. }
+        HostEnsure::EtcdVolume { node, .. }
+        | HostEnsure::Certificates { node, .. }
         | HostEnsure::EtcdMember { node, .. }
         | HostEnsure::ControlPlane { node, .. }
         | HostEnsure::Kubelet { node, .. }
@@ -395,6 +406,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            etcd_device: None,
             conversion: None,
         };
         let (own, other): (NodeName, NodeName) = ("cp-1".parse().unwrap(), "cp-2".parse().unwrap());

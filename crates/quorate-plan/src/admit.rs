@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MemberId, Observation,
     change::{Change, Permit},
-    guard::{permit, promotable, resettable, restartable, serves},
+    guard::{permit, promotable, resettable, restartable, serves, volume_of_nobody},
     intent::{Acceptance, Fence},
     observation::Fencing,
     refusal::Refusal,
@@ -95,6 +95,9 @@ pub fn admit(request: Request, fencing: &Fencing, seen: &Observation) -> Result<
     if let HostEnsure::Reset { node } = &request.ensure {
         resettable(seen, node)?;
     }
+    if let HostEnsure::EtcdVolume { node, .. } = &request.ensure {
+        volume_of_nobody(seen, node)?;
+    }
     if let HostEnsure::FoundingAside { founding } = &request.ensure {
         restartable(seen, &founding.nodes)?;
     }
@@ -151,6 +154,7 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         },
         HostEnsure::Authority { of: Some(_), .. }
         | HostEnsure::Prepared { .. }
+        | HostEnsure::EtcdVolume { .. }
         | HostEnsure::Bundle { .. }
         | HostEnsure::Components { .. }
         | HostEnsure::Images { .. }

@@ -112,6 +112,7 @@ fn cost(ensure: &Ensure) -> (Cost, Undo) {
     };
     match host {
         HostEnsure::Prepared { .. }
+        | HostEnsure::EtcdVolume { .. }
         | HostEnsure::Bundle { .. }
         | HostEnsure::Components { .. }
         | HostEnsure::Images { .. }

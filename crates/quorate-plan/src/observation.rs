@@ -8,6 +8,7 @@
 mod cluster;
 mod conversion;
 mod infra;
+mod volume;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use crate::{
     ClusterName, MemberId, NodeName,
     intent::{Claim, Fence},
     seen::{Missing, Seen},
+    spec::EtcdDevice,
 };
 
 pub use cluster::{ApiView, EtcdView, KubeadmConfig, Member, Node, Workload};
@@ -28,6 +30,7 @@ pub use conversion::{
     ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Snapshot, Stored,
 };
 pub use infra::{InfraView, MachineKind, Power, Target};
+pub use volume::{EtcdVolume, OwnVolume, VolumeContent, VolumeMark};
 
 /// One look at everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -222,6 +225,9 @@ pub struct Look {
     pub endpoint: Option<EndpointName>,
     /// The cluster DNS address, to ask for `kubernetes.default.svc.cluster.local`.
     pub dns: Option<IpAddr>,
+    /// The block device that etcd shall have to itself on that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_device: Option<EtcdDevice>,
     /// What a conversion has to know.
     pub conversion: Option<ConversionLook>,
 }
@@ -288,6 +294,9 @@ pub struct HostFacts {
     pub kubeconfigs: Seen<BTreeMap<String, String>>,
     /// etcd's data on this host.
     pub etcd_data: Seen<EtcdData>,
+    /// The block device for etcd. `None`: was not asked about.
+    #[serde(default = "not_asked")]
+    pub etcd_volume: Seen<Option<EtcdVolume>>,
     /// A founding in progress, or done, on this host. `None`: never founded here.
     pub founding: Seen<Option<Founding>>,
     /// The balancer on this host. `None`: none configured.
@@ -598,6 +607,7 @@ impl HostFacts {
             rehearsed: Seen::now(None),
             kubeconfigs: Seen::now(BTreeMap::new()),
             etcd_data: Seen::now(EtcdData::default()),
+            etcd_volume: Seen::now(None),
             founding: Seen::now(None),
             balancer: Seen::now(None),
             endpoint: Seen::now(None),

@@ -111,6 +111,15 @@ pub enum Refusal {
         /// What is allowed.
         allowed_ms: i64,
     },
+    /// etcd's own block device cannot be taken for it.
+    EtcdVolume {
+        /// The host.
+        node: NodeName,
+        /// The device.
+        device: String,
+        /// What was seen instead of an empty one, or one of this host's own.
+        seen: String,
+    },
     /// Something else already listens where the cluster has to.
     PortInUse {
         /// The host.
@@ -424,6 +433,7 @@ refusal_codes! {
     ForeignAuthority = "foreign-authority", false;
     UnfitHost = "unfit-host", true;
     ClockDiffers = "clock-differs", true;
+    EtcdVolume = "etcd-volume", true;
     PortInUse = "port-in-use", false;
     EndpointUnresolved = "endpoint-unresolved", false;
     EndpointSilent = "endpoint-silent", false;
@@ -478,6 +488,7 @@ impl Refusal {
         let node = match self {
             Self::UnfitHost { node, .. }
             | Self::ClockDiffers { node, .. }
+            | Self::EtcdVolume { node, .. }
             | Self::NotProvenDead { node, .. }
             | Self::RaftLags { node, .. }
             | Self::NearQuota { node, .. }

@@ -18,6 +18,7 @@ use crate::{
     MemberId, NodeName,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
     observation::{EndpointName, Founding, HostMark},
+    spec::EtcdDevice,
 };
 
 /// An end state on one machine.
@@ -127,6 +128,14 @@ pub enum HostEnsure {
         sysctls: BTreeMap<String, String>,
         /// Managed lines of `/etc/hosts`. Empty where the user owns name resolution.
         hosts_file: BTreeMap<String, IpAddr>,
+    },
+    /// etcd's data has a block device to itself: it carries a file system of Quorate's, of which `/var/lib/etcd` is a folder, now and at every
+    /// boot. What lay on it of an earlier life of this host is moved aside.
+    EtcdVolume {
+        /// This host.
+        node: Peer,
+        /// The device.
+        device: EtcdDevice,
     },
     /// The bundle lies on the host, every file with its hash.
     Bundle {
@@ -521,6 +530,8 @@ impl Ensure {
                 | HostEnsure::EndpointGone { .. }
                 | HostEnsure::Learner { .. } => 60,
                 HostEnsure::Bundle { .. } => 1800,
+                // A large disk is looked through for bad inodes at most: the tables are written later, by the kernel.
+                HostEnsure::EtcdVolume { .. } => 300,
                 HostEnsure::Components { .. } | HostEnsure::Images { .. } => 600,
                 HostEnsure::Balancer { .. }
                 | HostEnsure::Backend { .. }

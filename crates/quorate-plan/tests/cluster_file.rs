@@ -8,7 +8,8 @@ use quorate_plan::{
     Spec,
     diagnostic::{Code, render},
     spec::{
-        BalancerSpec, BringUp, Cni, Inventory, Listed, Provider, TargetGroup, parse, parse_with,
+        BalancerSpec, BringUp, Cni, EtcdDevice, Inventory, Listed, Provider, TargetGroup, parse,
+        parse_with,
     },
 };
 
@@ -421,6 +422,7 @@ fn listed(name: &str, address: &str, zone: &str) -> Listed {
         name: name.into(),
         address: address.into(),
         zone: Some(zone.into()),
+        etcd_device: None,
     }
 }
 
@@ -509,6 +511,37 @@ fn terraform_says_which_hosts_there_are() {
     );
     assert_eq!(spec.workers.len(), 1);
     assert!(spec.machines().all(|(_, machine, _)| machine.ssh.sudo));
+}
+
+#[test]
+fn a_master_may_have_a_disk_for_etcd() {
+    let text = SSH.replace(
+        "    zone: b\n",
+        "    zone: b\n    etcdDevice: /dev/disk/by-id/wwn-0x5000c500a-part1\n",
+    );
+    let (spec, _) = good(&text);
+    let device = |spec: &Spec, name: &str| {
+        let machine = spec.machine(&name.parse().unwrap()).unwrap();
+        machine.etcd_device.clone()
+    };
+    assert_eq!(
+        device(&spec, "cp-2"),
+        Some(EtcdDevice::named("/dev/disk/by-id/wwn-0x5000c500a-part1"))
+    );
+    assert_eq!(device(&spec, "cp-1"), None);
+
+    let mut told = inventory();
+    told.masters[1].etcd_device = Some(EtcdDevice::of_ebs("vol-0123456789abcdef0"));
+    let (spec, _) = parse_with(TERRAFORM, "cluster.yaml", |_| Some(told)).unwrap();
+    let device = device(&spec, "cp-2").unwrap();
+    assert_eq!(
+        device.names(),
+        [
+            "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0",
+            "/dev/xvdf",
+            "/dev/sdf"
+        ]
+    );
 }
 
 #[test]

@@ -9,10 +9,10 @@ use quorate_plan::{
     Goal, Intent, NodeName, Operator, Spec,
     intent::BundleRef,
     observation::EndpointName,
-    spec::{BalancerSpec, BringUp, Cni, Machine, NetworkSpec, Provider, Ssh},
+    spec::{BalancerSpec, BringUp, Cni, EtcdDevice, Machine, NetworkSpec, Provider, Ssh},
 };
 
-use crate::world::BINARY;
+use crate::world::{BINARY, volume::DEVICE};
 
 /// Kubernetes' version in every test.
 pub const KUBERNETES: &str = "1.35.4";
@@ -38,6 +38,8 @@ pub struct Cluster {
     pub local: bool,
     /// The pod network is Flannel; otherwise somebody else's.
     pub flannel: bool,
+    /// Masters' etcd has a block device to itself.
+    pub volumes: bool,
     /// Masters whose place another host takes, by number: `(3, 4)` is `cp-4` instead of `cp-3`. Zeros: nobody.
     pub swaps: [(u8, u8); 2],
 }
@@ -53,6 +55,7 @@ impl Default for Cluster {
             bring_up: BringUp::Together,
             local: true,
             flannel: true,
+            volumes: false,
             swaps: [(0, 0); 2],
         }
     }
@@ -77,6 +80,7 @@ fn numbered(prefix: &str, numbers: BTreeSet<u8>, first: u8) -> BTreeMap<NodeName
             let machine = Machine {
                 address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, first + n - 1)),
                 zone: None,
+                etcd_device: None,
                 ssh: Ssh {
                     user: "root".into(),
                     port: 22,
@@ -126,6 +130,10 @@ impl Cluster {
 
     /// The cluster file.
     pub fn spec(&self) -> Spec {
+        let mut control_plane = numbered("cp", self.master_numbers(), 11);
+        for machine in control_plane.values_mut().filter(|_| self.volumes) {
+            machine.etcd_device = Some(EtcdDevice::named(DEVICE));
+        }
         Spec {
             name: "demo".parse().expect("a name"),
             kubernetes: KUBERNETES.into(),
@@ -146,7 +154,7 @@ impl Cluster {
                 }
             },
             hosts_file: self.local,
-            control_plane: numbered("cp", self.master_numbers(), 11),
+            control_plane,
             bring_up: self.bring_up,
             workers: machines("w", self.workers, 101),
             network: NetworkSpec {

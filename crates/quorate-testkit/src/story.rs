@@ -5,7 +5,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `cni=none`, `kubernetes=1.36.0`, `endpoint=NAME`; machines that are new in it get known |
+//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `cni=none`, `volumes=etcd` (etcd's data has a disk of its own), `kubernetes=1.36.0`, `endpoint=NAME`; machines that are new in it get known |
 //! | `plan [VERB]`, `status` | what they say |
 //! | `apply`, `replace NODE [--with HOST]`, `remove NODE`, `repair`, `convert [--undo] [--pause-after LANDMARK]`, each `[as NAME] [FAULT WORDS]` | runs the plan of that verb; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
 //! | `accept RISK=NODE` | from now on |
@@ -13,6 +13,7 @@
 //! | `wake NAME` | the machine of an operator that slept goes on |
 //! | `power-off HOST`, `power-on HOST`, `freeze HOST`, `thaw HOST` | as it says |
 //! | `old-data HOST` | data of a forgotten cluster lies on the host |
+//! | `volume HOST`, `volume HOST holds WORD` | what is on etcd's disk there; and somebody puts something else, or `nothing`, on it |
 //! | `lose-etcd-data HOST` | its data directory is empty after a power cycle |
 //! | `cut HOST [for SECONDS]`, `mend HOST` | neither its peers nor the operator reach it, and it goes on; and they do again |
 //! | `ask HOST to remove NODE [with nobody next]`, `ask HOST to reset` | somebody's own program takes the fence of a host, and asks it for that, saying no change that it is, or that one |
@@ -174,6 +175,7 @@ impl Stage {
         match words[0] {
             "cluster" => self.write_file(&words[1..]),
             "plan" => self.plan(&words[1..]).await,
+            "volume" if words.len() == 2 => self.volume(&node(argument(1))),
             "apply" | "replace" | "remove" | "repair" | "convert" => self.run(&words).await,
             "accept" => {
                 let risk = argument(1).parse();
@@ -234,6 +236,7 @@ impl Stage {
                 ("bring-up", "one-by-one") => self.cluster.bring_up = BringUp::OneByOne,
                 ("hosts", "local") => self.cluster.local = true,
                 ("hosts", "given") => self.cluster.local = false,
+                ("volumes", "etcd") => self.cluster.volumes = true,
                 ("cni", "flannel") => self.cluster.flannel = true,
                 ("cni", "none") => self.cluster.flannel = false,
                 ("kubernetes", _) => self.kubernetes = Some(value.to_owned()),
@@ -283,6 +286,25 @@ impl Stage {
         let (seams, _handle) = self.shared().operator(operator, Script::none());
         let (_, planning) = consider(&seams, &intent, &mut |_, _| {}).await;
         render::planning(&planning)
+    }
+
+    fn volume(&self, host: &NodeName) -> String {
+        let world = self.shared().world();
+        let machine = world.machine(host);
+        let volume = machine.volume.as_ref().expect("a host with such a disk");
+        let data = if machine.disk.volume_in_place {
+            machine.disk.etcd.as_ref()
+        } else {
+            volume.data.as_ref()
+        };
+        let mark = volume.mark.as_ref();
+        format!(
+            "holds {:?}, {}, {} member's data, {} moved aside\n",
+            volume.holds,
+            mark.map_or("nobody's".into(), ToString::to_string),
+            data.map_or("no", |_| "a"),
+            volume.aside.len()
+        )
     }
 
     async fn status(&mut self) -> String {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use quorate_exec::{
     Control, Hosts, Infra, LocalMachines, Machines, Nlb, SshAccess, SshHosts, SshSettings, Way,
-    World, look_for,
+    World, etcd_devices, look_for,
 };
 use quorate_local::Local;
 use quorate_plan::{
@@ -148,6 +148,7 @@ impl Reach for Ssh {
             binary: cluster::own_binary()?,
             bundle,
             look: look_for(intent),
+            etcd_devices: etcd_devices(intent),
         };
         let hosts = SshHosts::new(settings, ways)
             .map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
@@ -196,6 +197,7 @@ async fn running_locally(cluster: &ClusterFile) -> Result<BTreeMap<NodeName, Mac
             let machine = Machine {
                 address: host.address.into(),
                 zone: None,
+                etcd_device: None,
                 ssh: quorate_plan::spec::Ssh {
                     user: "root".into(),
                     port: 22,

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 use quorate_aws::{Balancer, Contract};
-use quorate_plan::spec::{Inventory, Listed, TargetGroup};
+use quorate_plan::spec::{EtcdDevice, Inventory, Listed, TargetGroup};
 
 use crate::{exit::Exit, failure::Failure};
 
@@ -128,6 +128,7 @@ fn read(contract: Contract) -> Inventory {
         name,
         address: address.to_string(),
         zone: Some(zone),
+        etcd_device: None,
     };
     let Balancer::Nlb {
         target_group_arn, ..
@@ -149,7 +150,10 @@ fn read(contract: Contract) -> Inventory {
             .masters
             .into_iter()
             .filter(|master| !master.leaving)
-            .map(|master| listed(master.name, master.address, master.zone))
+            .map(|master| Listed {
+                etcd_device: master.etcd_volume_id.as_deref().map(EtcdDevice::of_ebs),
+                ..listed(master.name, master.address, master.zone)
+            })
             .collect(),
         workers: contract
             .workers

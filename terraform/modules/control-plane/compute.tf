@@ -75,8 +75,8 @@ resource "aws_instance" "k8s_master" {
   }
 }
 
-# etcd's disk. Formatting and mounting are left to the host's preparation; etcd goes into a directory below the mount, because kubeadm refuses
-# a data directory that holds lost+found.
+# etcd's disk. `quorate apply` formats it when nothing is on it, mounts it, and gives etcd a directory below the mount, because kubeadm refuses a
+# data directory that holds lost+found.
 resource "aws_ebs_volume" "etcd" {
   # checkov:skip=CKV_AWS_189:Encrypted with the account's key unless the reader names one, variable kms_key_id
   # checkov:skip=CKV2_AWS_9:A backup of etcd is a snapshot that etcd made and that was restored once; a copy of its disk is neither

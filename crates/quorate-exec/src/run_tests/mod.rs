@@ -33,6 +33,7 @@ fn intent() -> Intent {
     let machine = |last: u8| Machine {
         address: [10, 0, 0, last].into(),
         zone: None,
+        etcd_device: None,
         ssh: Ssh {
             user: "root".into(),
             port: 22,

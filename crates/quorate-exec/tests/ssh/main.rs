@@ -137,8 +137,10 @@ impl Rig {
                 cluster: "demo".parse().expect("a name"),
                 endpoint: None,
                 dns: None,
+                etcd_device: None,
                 conversion: None,
             },
+            etcd_devices: BTreeMap::new(),
         };
         change(&mut access, &mut settings);
         let hosts = SshHosts::new(settings, BTreeMap::from([(node(), access)]))

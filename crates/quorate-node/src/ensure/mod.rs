@@ -22,6 +22,7 @@ mod control_plane_gone;
 mod dns_spread;
 mod endpoint_gone;
 mod etcd_member;
+mod etcd_volume;
 mod first_start;
 mod founding_aside;
 mod guarded;
@@ -258,6 +259,7 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
             sysctls,
             hosts_file,
         } => prepared::ensure(work, mark, sysctls, hosts_file).await,
+        HostEnsure::EtcdVolume { node, device } => etcd_volume::ensure(work, node, device).await,
         HostEnsure::Bundle { id } => bundle::ensure(work, id).await,
         HostEnsure::Components { bundle, runtime } => {
             components::ensure(work, bundle, runtime).await

@@ -7,7 +7,7 @@
 use quorate_plan::{MemberId, Missing, Observation, Quorum, kubeadm::Peer};
 use serde::{Deserialize, Serialize};
 
-use super::{TOOL_WITHIN, Work, guarded};
+use super::{TOOL_WITHIN, Work, etcd_volume, guarded};
 use crate::{
     aside::Aside,
     command::Command,
@@ -56,6 +56,7 @@ pub(super) async fn ensure(work: &Work<'_>, node: &Peer) -> Result<(), ActionErr
     for state in ["etcd-member.json", "founding.json"] {
         take(work, &aside, &format!("/var/lib/quorate/{state}"))?;
     }
+    etcd_volume::forget(work.paths)?;
     durable::remove(&work.paths.state(NOTE))?;
     durable::remove(&work.paths.state("mark.json"))?;
     Ok(durable::sync_folder(&work.paths.state(""))?)

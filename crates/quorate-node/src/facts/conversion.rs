@@ -310,6 +310,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            etcd_device: None,
             conversion: None,
         };
         let manifests = Seen::now(BTreeMap::new());

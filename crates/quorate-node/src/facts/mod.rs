@@ -11,6 +11,7 @@ mod conversion;
 mod conversion_api;
 mod endpoint;
 mod etcd;
+pub(crate) mod etcd_volume;
 mod flows;
 mod heard;
 pub(crate) mod machine;
@@ -69,8 +70,21 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
     let tools = Tools::default();
     // Where etcd and the apiserver listen: the only thing that others wait for.
     let manifests = blocking("static pod manifests", paths, manifests::look).await;
-    let (files, images, units, booting, endpoint, dns, etcd, api, balancer, conversion) = tokio::join!(
+    let (
+        files,
+        etcd_volume,
+        images,
+        units,
+        booting,
+        endpoint,
+        dns,
+        etcd,
+        api,
+        balancer,
+        conversion,
+    ) = tokio::join!(
         files(paths, binary),
+        etcd_volume::look(paths, &tools, look.etcd_device.as_ref()),
         runtime::images(paths, &tools),
         runtime::units(&tools),
         runtime::booting(&tools),
@@ -114,6 +128,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
             rehearsed,
             kubeconfigs,
             etcd_data,
+            etcd_volume,
             founding,
             balancer,
             endpoint,
@@ -282,6 +297,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            etcd_device: None,
             conversion: None,
         };
         let bytes = size_of_val(&report(&machine.paths, &look, "", &Heard::default()));
@@ -295,6 +311,7 @@ mod tests {
             cluster: "demo".parse().unwrap(),
             endpoint: None,
             dns: None,
+            etcd_device: None,
             conversion: None,
         };
         let report = report(&machine.paths, &look, "00", &Heard::default()).await;

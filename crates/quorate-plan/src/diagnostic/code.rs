@@ -164,6 +164,9 @@ A key that does nothing is refused rather than ignored: whoever wrote it expects
     UnusableAddress = "Q0213", "address that no host can have", "\
 The address is reserved: unspecified (0.0.0.0), loopback (127.x), link-local (169.254.x), multicast or broadcast, the first or last address
 of the subnet, or the first usable one, which is this machine's own address on the bridge.";
+    BadDevice = "Q0215", "not a block device's name", "\
+`etcdDevice` names a block device of its host by a path below /dev, of letters, digits and `/._-:+@`. Names such as /dev/sdb and /dev/nvme1n1 may be
+another disk's after the next boot; those below /dev/disk/by-id stay the same, and `ls -l /dev/disk/by-id` on the host shows them.";
     OtherCluster = "Q0214", "Terraform's cluster has another name", "\
 The output `quorate_cluster` of the configuration in `provider.directory` is of a cluster with another name. Names are in marks on the hosts and in this
 machine's own state, and a file that leads to another cluster's machines would have them taken for one's own. Let `provider.directory` lead to the

@@ -20,6 +20,7 @@ use crate::{
     change::{Change, Permit},
     intent::Acceptance,
     kubeadm::Peer,
+    observation::{EtcdVolume, VolumeContent},
     quorum::Quorum,
     refusal::Refusal,
     seen::Missing,
@@ -93,6 +94,45 @@ pub(crate) fn resettable(seen: &Observation, node: &Peer) -> Result<(), Refusal>
         None => Ok(()),
     }
 }
+
+/// What taking over a volume that was made in an earlier life of a host needs: that the member whose data may be on it has left. What lies there
+/// is moved aside, which is no way to treat the data of somebody who is counted on, or the last copy of a cluster that does not run.
+///
+/// # Errors
+/// [`Refusal::StillMember`]; [`Refusal::NotBlank`] where no etcd runs that could tell; [`Refusal::Missing`] when it was not seen.
+pub(crate) fn volume_of_nobody(seen: &Observation, node: &Peer) -> Result<(), Refusal> {
+    match seen.host(&node.name)?.etcd_volume.get()? {
+        Some(EtcdVolume {
+            content: VolumeContent::Earlier,
+            ..
+        }) => {}
+        Some(_) | None => return Ok(()),
+    }
+    let quorum = match quorum(seen) {
+        Ok(quorum) => quorum,
+        Err(_) => {
+            return Err(Refusal::NotBlank {
+                node: node.name.clone(),
+                found: EARLIER_VOLUME.into(),
+            });
+        }
+    };
+    // By its name too: a machine that was made anew may have another address.
+    let listed = quorum.members.iter().find(|(_, member)| {
+        member.peer_urls.contains(&node.peer_url()) || member.name == node.name.as_str()
+    });
+    match listed {
+        Some((member, _)) => Err(Refusal::StillMember {
+            node: node.name.clone(),
+            member: *member,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// What a host carries whose volume was made in an earlier life of it.
+pub(crate) const EARLIER_VOLUME: &str =
+    "etcd's volume of an earlier machine, on which a member's data may lie";
 
 /// What sending traffic to a master needs: somebody who saw its apiserver ready. The balancer asks for itself as well, but one that has no
 /// other backend sends to whom it knows.

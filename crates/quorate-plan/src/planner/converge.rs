@@ -2,24 +2,22 @@
 
 mod endpoint;
 mod founding;
+mod hosts;
 pub(super) mod situation;
 mod target;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::{Draft, preflight};
 use crate::{
     Intent, NodeName, Observation, Planning, Refusal, Spec,
     change::Change,
-    kubeadm::{ClusterSettings, Peer, RuntimeSettings},
-    observation::{Founding, HostMark, Power},
+    kubeadm::{ClusterSettings, Peer},
+    observation::{Founding, Power},
     plan::Waiting,
     quorum::Quorum,
     seen::{Missing, Seen},
-    spec::{Cni, Machine, Role},
+    spec::Cni,
     step::{Ensure, Handover, HostEnsure, InfraEnsure, Network, Place, Reason, Step},
 };
 
@@ -282,102 +280,6 @@ impl<'a> Convergence<'a> {
         draft.stage(self.seen, "Make the machines", None, steps.collect());
     }
 
-    /// All hosts, before the first of them is changed for the cluster's sake: host 3 has its images before host 2 joins.
-    pub(super) fn hosts(&self, draft: &mut Draft) {
-        let hosts_file: BTreeMap<String, IpAddr> =
-            match (self.spec.hosts_file, self.spec.endpoint_address()) {
-                (true, Some(address)) if self.spec.endpoint.host.parse::<IpAddr>().is_err() => {
-                    [(self.spec.endpoint.host.clone(), address)].into()
-                }
-                _ => BTreeMap::new(),
-            };
-        let mut steps = Vec::new();
-        for (node, machine, role) in self.spec.machines() {
-            if !self.meant(node) {
-                continue;
-            }
-            let mark = HostMark {
-                cluster: self.spec.name.clone(),
-                node: node.clone(),
-                disposable: self.spec.local(),
-            };
-            let prepared = HostEnsure::Prepared {
-                mark,
-                sysctls: sysctls(role),
-                hosts_file: hosts_file.clone(),
-            };
-            steps.push(self.host(node, prepared, Reason::Prerequisite));
-            match role {
-                Role::Balancer => {
-                    let listen = SocketAddr::new([0, 0, 0, 0].into(), self.spec.endpoint.port);
-                    let binary = self.intent.binary.clone();
-                    steps.push(self.host(
-                        node,
-                        HostEnsure::Balancer { listen, binary },
-                        Reason::Prerequisite,
-                    ));
-                }
-                // What somebody else installed there runs a node already, and stays.
-                Role::ControlPlane | Role::Worker if situation::foreign(self.seen, node) => {}
-                Role::ControlPlane | Role::Worker => {
-                    self.components(&mut steps, node, machine, role)
-                }
-            }
-        }
-        draft.stage(self.seen, "Prepare the hosts", None, steps);
-    }
-
-    fn components(&self, steps: &mut Vec<Step>, node: &NodeName, _machine: &Machine, role: Role) {
-        let bundle = &self.intent.bundle;
-        let image = |role: &str| bundle.images.get(role).cloned().unwrap_or_default();
-        let mut images: BTreeSet<String> = ["kube-proxy", "pause"].map(image).into();
-        match self.spec.network.cni {
-            Cni::Flannel => {
-                images.insert(image("flannel"));
-            }
-            Cni::None | Cni::Manifest { .. } => {}
-        }
-        if self.settings.adopted.is_some() {
-            // What its pod network is nobody told; where it is the bundle's there may be no registry that has it.
-            images.extend(bundle.images.get("flannel").cloned());
-        }
-        // Cluster DNS may be scheduled anywhere once its first master is gone.
-        images.insert(image("coredns"));
-        match role {
-            Role::ControlPlane => {
-                images.extend(
-                    [
-                        "etcd",
-                        "kube-apiserver",
-                        "kube-controller-manager",
-                        "kube-scheduler",
-                    ]
-                    .map(image),
-                );
-            }
-            Role::Worker | Role::Balancer => {}
-        }
-        let runtime = RuntimeSettings {
-            pause_image: image("pause"),
-            kind: self.settings.kind,
-        };
-        for ensure in [
-            HostEnsure::Bundle {
-                id: bundle.id.clone(),
-            },
-            HostEnsure::Components {
-                bundle: bundle.id.clone(),
-                runtime,
-            },
-            HostEnsure::Images {
-                bundle: bundle.id.clone(),
-                images,
-            },
-        ] {
-            steps.push(self.host(node, ensure, Reason::Prerequisite));
-        }
-    }
-
     /// Before traffic is sent to an apiserver that stopped serving, it serves again.
     pub(super) fn serving(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
         let steps = nodes.iter().map(|node| {
@@ -615,21 +517,4 @@ impl<'a> Convergence<'a> {
             draft.stage(self.seen, "Clean up", None, vec![gone]);
         }
     }
-}
-
-/// Kernel settings a role needs.
-fn sysctls(role: Role) -> BTreeMap<String, String> {
-    let settings: &[(&str, &str)] = match role {
-        // kubeadm's preflight asks for forwarding; without the limits a busy host's kubelet silently stops seeing its manifests.
-        Role::ControlPlane | Role::Worker => &[
-            ("net.ipv4.ip_forward", "1"),
-            ("fs.inotify.max_user_instances", "8192"),
-            ("fs.inotify.max_user_watches", "1048576"),
-        ],
-        Role::Balancer => &[],
-    };
-    settings
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
 }

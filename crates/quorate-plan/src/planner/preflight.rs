@@ -1,6 +1,7 @@
 //! What must hold of a host before anything is done to the cluster: judged before the first step, for all hosts at once, so that a
 //! third master's missing memory is known before the second one is touched.
 
+use super::converge::situation;
 use crate::{
     Intent, NodeName, Observation, Refusal,
     observation::{HostFacts, Machine, Power, Unit},
@@ -89,6 +90,10 @@ fn host_refusals(
     }
     fitness(node, role, facts.machine.get()?, found);
     ports_in_use(intent, node, role, facts, found)?;
+    // What somebody else installed there has its data where it has it.
+    if !situation::foreign(seen, node) {
+        found.extend(etcd_volume(node, facts)?);
+    }
     if let (true, Some(marker)) = (role == Role::ControlPlane, &facts.etcd_data.get()?.marker)
         && !facts.etcd_data.get()?.wal
     {
@@ -107,6 +112,18 @@ fn host_refusals(
         });
     }
     Ok(())
+}
+
+/// Why etcd's own disk of that host cannot be taken for it.
+pub(super) fn etcd_volume(node: &NodeName, facts: &HostFacts) -> Result<Option<Refusal>, Missing> {
+    let Some(volume) = facts.etcd_volume.get()? else {
+        return Ok(None);
+    };
+    Ok(volume.obstacle().map(|seen| Refusal::EtcdVolume {
+        node: node.clone(),
+        device: volume.device.clone(),
+        seen,
+    }))
 }
 
 fn fitness(node: &NodeName, role: Role, machine: &Machine, found: &mut Vec<Refusal>) {

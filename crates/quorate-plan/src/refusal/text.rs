@@ -68,6 +68,10 @@ impl fmt::Display for Refusal {
                     "the clock of {node} is {by_ms} ms from the others', {allowed_ms} ms are allowed"
                 )
             }
+            Self::EtcdVolume { node, device, seen } => write!(
+                f,
+                "{device} of {node}: expected an empty disk or this host's own for etcd, seen {seen}"
+            ),
             Self::PortInUse {
                 node,
                 port,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Machine, Ssh,
+    EtcdDevice, Machine, Ssh, device,
     findings::Findings,
     network::{Net, unusable},
     raw::{self, At, Host, ProviderKind},
@@ -172,6 +172,7 @@ impl Ways<'_> {
                     machine: Machine {
                         address: address.into(),
                         zone: None,
+                        etcd_device: None,
                         ssh: local_ssh(),
                     },
                 }
@@ -250,6 +251,7 @@ impl Ways<'_> {
             }
             ProviderKind::Ssh | ProviderKind::Terraform => self.ssh(host),
         };
+        let etcd_device = self.etcd_device(findings, group, host);
         let ((name, name_span), (address, address_span)) = (name?, address?);
         Some(Found {
             name,
@@ -260,9 +262,32 @@ impl Ways<'_> {
             machine: Machine {
                 address: address.into(),
                 zone: host.zone.as_ref().map(|at| at.value.clone()),
+                etcd_device,
                 ssh,
             },
         })
+    }
+
+    fn etcd_device(
+        &self,
+        findings: &mut Findings<'_>,
+        group: Group,
+        host: &Host,
+    ) -> Option<EtcdDevice> {
+        let Some(written) = &host.etcd_device else {
+            return host.etcd_volume.clone();
+        };
+        let why = match self.kind {
+            Some(ProviderKind::Local) => "local hosts have one disk",
+            Some(ProviderKind::Ssh | ProviderKind::Terraform) | None if group != Group::MASTERS => {
+                "etcd runs on masters alone"
+            }
+            Some(ProviderKind::Ssh | ProviderKind::Terraform) | None => {
+                return device::device(findings, written);
+            }
+        };
+        no_meaning(findings, written.span.clone(), "etcdDevice", why);
+        None
     }
 
     fn address(&self, findings: &mut Findings<'_>, written: &At<String>) -> Option<Ipv4Addr> {

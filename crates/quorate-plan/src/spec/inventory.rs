@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
+    EtcdDevice,
     findings::Findings,
     hosts::no_meaning,
     raw::{At, Balancer, BalancerKind, ControlPlane, Endpoint, Host, Key, Workers},
@@ -44,6 +45,8 @@ pub struct Listed {
     pub address: String,
     /// Its failure zone.
     pub zone: Option<String>,
+    /// The block device that is there for etcd.
+    pub etcd_device: Option<EtcdDevice>,
 }
 
 /// The groups of a file that Terraform fills.
@@ -89,6 +92,7 @@ pub(super) fn fill(
             name: at(listed.name),
             address: at(listed.address),
             zone: listed.zone.and_then(at),
+            etcd_volume: listed.etcd_device,
             span: place.clone(),
             ..Host::default()
         });

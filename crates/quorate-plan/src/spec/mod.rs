@@ -3,6 +3,8 @@
 //! A `Spec` is whole: names and addresses that the file leaves to Quorate are filled in, by rules that depend on nothing but the file.
 
 mod check;
+mod device;
+mod elsewhere;
 mod endpoint;
 mod findings;
 mod hosts;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterName, NodeName, kubeadm::Peer, observation::EndpointName};
 
+pub use device::EtcdDevice;
 pub use inventory::{Inventory, Listed, TargetGroup};
 pub use parse::{parse, parse_with};
 pub use raw::schema;
@@ -84,6 +87,9 @@ pub struct Machine {
     pub address: IpAddr,
     /// Failure zone, where the file names one.
     pub zone: Option<String>,
+    /// The block device that etcd has to itself. `None`: etcd's data lies with everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_device: Option<EtcdDevice>,
     /// The way in.
     pub ssh: Ssh,
 }

@@ -185,6 +185,13 @@ pub(super) struct Host {
     pub(super) address: Key<String>,
     /// Its failure zone, if it has one: an availability zone, a rack.
     pub(super) zone: Key<String>,
+    /// The block device that this master's etcd has to itself, as `/dev/disk/by-id/…`: an empty one gets a file system and is mounted for etcd;
+    /// one with anything on it is refused. Masters that you have; with Terraform the modules say it. Default: etcd's data lies on the disk of
+    /// `/var/lib`.
+    pub(super) etcd_device: Key<String>,
+    /// The same, as Terraform says it.
+    #[schemars(skip)]
+    pub(super) etcd_volume: Option<super::EtcdDevice>,
     /// SSH user. Default: `provider.user`.
     pub(super) user: Key<String>,
     /// SSH port. Default: `provider.port`.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     BringUp,
+    elsewhere::ELSEWHERE,
     findings::{Findings, nearest},
     raw::{
         ApiVersion, At, Balancer, BalancerKind, BalancerOn, CniKey, Components, ControlPlane,
@@ -36,7 +37,14 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     (
         "a host",
         &[
-            "name", "address", "zone", "user", "port", "identity", "sudo",
+            "name",
+            "address",
+            "zone",
+            "etcdDevice",
+            "user",
+            "port",
+            "identity",
+            "sudo",
         ],
     ),
     ("network", &["cni", "pods", "services"]),
@@ -53,33 +61,6 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("components", &["source", "path"]),
-];
-
-/// What people call things elsewhere.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("masters", "controlPlane"),
-    ("controlplanes", "controlPlane"),
-    ("nodes", "workers"),
-    ("version", "kubernetes"),
-    ("kubernetesVersion", "kubernetes"),
-    ("k8s", "kubernetes"),
-    ("clusterName", "name"),
-    ("loadBalancer", "endpoint.balancer"),
-    ("controlPlaneEndpoint", "endpoint.host"),
-    ("podSubnet", "network.pods"),
-    ("podCIDR", "network.pods"),
-    ("serviceSubnet", "network.services"),
-    ("serviceCIDR", "network.services"),
-    ("plugin", "cni"),
-    ("ip", "address"),
-    ("hostname", "name"),
-    ("sshUser", "user"),
-    ("sshPort", "port"),
-    ("key", "identity"),
-    ("keyFile", "identity"),
-    ("privateKey", "identity"),
-    ("replicas", "count"),
-    ("type", "kind"),
 ];
 
 /// The shape of a file whose tree could be built.
@@ -211,6 +192,8 @@ fn hosts(findings: &mut Findings<'_>, node: &Node) -> Key<Vec<Host>> {
                 name: group.required("name", text),
                 address: group.optional("address", text),
                 zone: group.optional("zone", text),
+                etcd_device: group.optional("etcdDevice", text),
+                etcd_volume: None,
                 user: group.optional("user", text),
                 port: group.optional("port", port),
                 identity: group.optional("identity", text),

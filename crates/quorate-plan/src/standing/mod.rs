@@ -1,10 +1,12 @@
 //! Whether a step's end state stands: the precheck before acting, the check after, and what the planner uses to leave a step out. Start
 //! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in
-//! [`api`], what shall be gone in [`leaving`], what a conversion brings in [`conversion`], and of the cloud's balancer in [`target`].
+//! [`api`], what shall be gone in [`leaving`], what a conversion brings in [`conversion`], of etcd's own disk in
+//! [`etcd_volume`], and of the cloud's balancer in [`target`].
 
 mod api;
 mod conversion;
 mod etcd;
+mod etcd_volume;
 mod host;
 mod leaving;
 mod target;
@@ -86,6 +88,9 @@ pub fn differences(
             hosts_file,
         } => {
             host::prepared(&mut found, facts, mark, sysctls, hosts_file)?;
+        }
+        HostEnsure::EtcdVolume { node, device } => {
+            etcd_volume::etcd_volume(&mut found, facts, node, device)?;
         }
         HostEnsure::Bundle { id } => host::bundle(&mut found, facts, id)?,
         HostEnsure::Components { bundle, runtime } => {

@@ -61,6 +61,9 @@ impl fmt::Display for HostEnsure {
             Self::Prepared { .. } => {
                 f.write_str("host is marked and its kernel settings and names are in place")
             }
+            Self::EtcdVolume { device, .. } => {
+                write!(f, "/var/lib/etcd is a folder of its own disk, {device}")
+            }
             Self::Bundle { id } => write!(f, "bundle {} lies on the host", short(id)),
             Self::Components { .. } => {
                 f.write_str("containerd runs; kubelet, kubeadm and CNI plugins are installed")

@@ -7,7 +7,11 @@ use quorate_plan::observation::{HostMark, Node, Stored};
 use crate::{
     World,
     fixture::node,
-    world::{ClusterId, machine::EtcdDisk},
+    world::{
+        ClusterId,
+        machine::EtcdDisk,
+        volume::{Holds, Volume},
+    },
 };
 
 /// Does what a command says, when it is one of these.
@@ -26,6 +30,16 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
         ["unreach", ..] => world.machine_mut(&host()).unreachable = true,
         ["reinstall", ..] => world.lose_disk(&host()),
         ["lose-etcd-data", ..] => world.lose_etcd_data(&host()),
+        ["volume", _, "holds", what] => {
+            let volume = world.machine_mut(&host()).volume.as_mut();
+            *volume.expect("a host with such a disk") = Volume {
+                holds: match *what {
+                    "nothing" => Holds::Nothing,
+                    other => Holds::Other(other.to_owned()),
+                },
+                ..Volume::default()
+            };
+        }
         ["old-data", ..] => {
             world.machine_mut(&host()).disk.etcd = Some(EtcdDisk {
                 cluster: ClusterId(0xbad),

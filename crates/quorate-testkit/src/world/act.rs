@@ -169,6 +169,7 @@ impl World {
                 disk.sysctls.extend(sysctls);
                 disk.hosts_file.extend(hosts_file);
             }
+            HostEnsure::EtcdVolume { .. } => self.etcd_volume(node)?,
             HostEnsure::Bundle { id } => {
                 self.machine_mut(node).disk.bundles.insert(id);
             }

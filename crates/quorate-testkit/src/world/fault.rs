@@ -63,6 +63,7 @@ impl World {
     /// The machine is replaced by a blank one with the same name and address; a provider's is gone until it is made again.
     pub fn lose_disk(&mut self, node: &NodeName) {
         let machine = self.machine_mut(node);
+        super::volume::left(machine);
         machine.disk = Disk::default();
         machine.memory = Memory::default();
         machine.boots += 1;

@@ -215,6 +215,11 @@ impl World {
         machine.disk.founding = None;
         machine.disk.rehearsed = None;
         machine.disk.pki = Pki::default();
+        if let Some(volume) = &mut machine.volume
+            && machine.disk.volume_in_place
+        {
+            volume.mark = None;
+        }
         machine.disk.mark = None;
         Ok(())
     }

@@ -14,7 +14,7 @@ use quorate_plan::{
     },
 };
 
-use super::{etcd::ClusterId, foreign::ForeignDisk};
+use super::{etcd::ClusterId, foreign::ForeignDisk, volume::Volume};
 
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +33,8 @@ pub struct Machine {
     pub hardware: Hardware,
     /// Boots so far.
     pub boots: u32,
+    /// A block device for etcd, which stays when the machine is made anew. `None`: there is none.
+    pub volume: Option<Volume>,
     /// What survives a loss of power.
     pub disk: Disk,
     /// What does not.
@@ -121,6 +123,8 @@ pub struct Disk {
     pub rehearsed: Option<Rehearsal>,
     /// Kubeconfigs: the server they point at.
     pub kubeconfigs: BTreeMap<String, String>,
+    /// etcd's data directory is on the volume.
+    pub volume_in_place: bool,
     /// etcd's data directory. `None`: empty.
     pub etcd: Option<EtcdDisk>,
     /// Data that a reset moved aside.
@@ -200,6 +204,7 @@ impl Machine {
             unreachable: false,
             hardware: Hardware::default(),
             boots: 1,
+            volume: None,
             disk: Disk::default(),
             memory: Memory::default(),
         }

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod nlb;
 mod report;
 mod tick;
+pub mod volume;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ pub use act::ActError;
 pub use etcd::{ClusterId, EtcdCluster};
 pub use machine::{Disk, Hardware, Machine};
 pub use nlb::Nlb;
+pub use volume::Volume;
 
 /// The hash of the `quorate` binary that runs on every host here.
 pub const BINARY: &str = "b1";
@@ -84,9 +86,12 @@ impl World {
     /// Takes in machines of a cluster file that were not known before, as a user does who adds a line to it.
     pub fn know(&mut self, spec: &Spec) {
         for (node, machine, _) in spec.machines() {
-            self.machines
-                .entry(node.clone())
-                .or_insert_with(|| Arc::new(Machine::new(node, machine.address, spec.local())));
+            self.machines.entry(node.clone()).or_insert_with(|| {
+                Arc::new(Machine {
+                    volume: machine.etcd_device.as_ref().map(|_| Volume::default()),
+                    ..Machine::new(node, machine.address, spec.local())
+                })
+            });
         }
         self.know_nlb(spec);
         if !spec.hosts_file {

@@ -81,6 +81,7 @@ impl World {
                 wal: disk.etcd.is_some(),
                 marker: disk.marker.clone(),
             }),
+            etcd_volume: Seen::now(super::volume::told(machine)),
             founding: Seen::now(disk.founding.clone()),
             balancer: Seen::now(disk.balancer.clone().map(|mut balancer| {
                 balancer.up = self.up(node);

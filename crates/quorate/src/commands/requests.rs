@@ -165,6 +165,7 @@ fn told<'a>(step: &Step, differences: Vec<Difference>, binary: &'a str) -> Asked
 fn role(ensure: &HostEnsure) -> &'static str {
     match ensure {
         HostEnsure::Prepared { .. }
+        | HostEnsure::EtcdVolume { .. }
         | HostEnsure::Bundle { .. }
         | HostEnsure::Components { .. }
         | HostEnsure::Images { .. } => "prepare",

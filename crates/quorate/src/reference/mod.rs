@@ -42,6 +42,7 @@ runbooks! {
     ForeignAuthority = "foreign-authority";
     UnfitHost = "unfit-host";
     ClockDiffers = "clock-differs";
+    EtcdVolume = "etcd-volume";
     PortInUse = "port-in-use";
     EndpointUnresolved = "endpoint-unresolved";
     EndpointSilent = "endpoint-silent";

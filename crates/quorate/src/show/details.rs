@@ -49,6 +49,15 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
             );
             lines
         }
+        HostEnsure::EtcdVolume { device, .. } => {
+            let mut lines = vec![
+                "ext4 with the label quorate-etcd, only where nothing is".to_owned(),
+                "mounted on /var/lib/quorate/etcd, its folder `data` on /var/lib/etcd".to_owned(),
+            ];
+            let others = device.names().iter().skip(1);
+            lines.extend(others.map(|name| format!("where there is no such device: {name}")));
+            lines
+        }
         HostEnsure::Bundle { id } => vec![format!("bundle {id}")],
         HostEnsure::Components { runtime, .. } => vec![
             format!("sandbox image {}", runtime.pause_image),

@@ -199,6 +199,13 @@ impl Convergence<'_> {
             self.clear_places(draft, first, &leaver);
             draft.unmade.insert(node.clone());
         }
+        let disk = self.etcd_volume(node).into_iter().collect();
+        draft.stage(
+            self.seen,
+            &format!("Prepare the disk of {node}"),
+            None,
+            disk,
+        );
         self.join(draft, first, node)
     }
 

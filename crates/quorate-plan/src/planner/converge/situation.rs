@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Intent, NodeName, Observation, Refusal, Spec,
     adopted::Adopted,
+    guard::EARLIER_VOLUME,
     kubeadm::ClusterSettings,
-    observation::{Founding, MachineKind},
+    observation::{Founding, HostFacts, MachineKind, VolumeContent},
     quorum::Quorum,
     seen::{Missing, Seen},
     spec::{BringUp, Role},
@@ -124,6 +125,9 @@ pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Foundin
         if data.wal || data.marker.is_some() || facts.manifests.get()?.contains_key("etcd") {
             blank = false;
         }
+        if earlier_volume(facts)? {
+            blank = false;
+        }
     }
     if !blank {
         return Ok(None);
@@ -206,6 +210,12 @@ pub(in crate::planner) fn voters(
     }
 }
 
+/// Nobody has looked yet at what lies on etcd's volume of an earlier life of this host: it may be the last copy of a cluster.
+fn earlier_volume(facts: &HostFacts) -> Result<bool, Missing> {
+    let volume = facts.etcd_volume.get()?.as_ref();
+    Ok(volume.is_some_and(|volume| volume.content == VolumeContent::Earlier))
+}
+
 /// No etcd runs anywhere, and yet not every host is blank: which one, and what lies there.
 fn not_blank(spec: &Spec, seen: &Observation) -> Result<Refusal, Missing> {
     for node in spec.control_plane.keys() {
@@ -215,6 +225,7 @@ fn not_blank(spec: &Spec, seen: &Observation) -> Result<Refusal, Missing> {
             (Some(marker), _) => format!("the marker of etcd member {}", marker.member),
             (None, true) => "etcd data".into(),
             (None, false) if facts.founding.get()?.is_some() => "a founding that is over".into(),
+            (None, false) if earlier_volume(facts)? => EARLIER_VOLUME.into(),
             (None, false) => continue,
         };
         return Ok(Refusal::NotBlank {
