@@ -264,6 +264,7 @@ fn request(
         ensure: ensure.clone(),
         change: stage.change.clone(),
         sealed,
+        receipt: None,
         accepted: claim.intent.accepted.clone(),
         testimony: seen.clone(),
     }

@@ -24,5 +24,5 @@ pub use nlb::Nlb;
 pub use observe::{consider, etcd_devices, look_for, observe};
 pub use run::run;
 pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
-pub use ssh::{Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings, Way};
+pub use ssh::{Backups, Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings, Way};
 pub use stop::{Stop, StopSignal};

@@ -10,6 +10,7 @@ mod binary;
 mod channel;
 pub mod command;
 pub mod failure;
+mod fetch;
 mod send;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use futures_util::future::join_all;
 use quorate_plan::{
     Claim, Ensure, Fence, Handover, HostEnsure, Missing, NodeName, Request, Sealed, Seen,
     admit::Recipient,
-    observation::{Fencing, HostReport, Look},
+    observation::{Fencing, HostReport, Look, Receipt},
     spec::EtcdDevice,
     wire::{Answer, Call, Outcome},
 };
@@ -37,6 +38,7 @@ use send::LocalBundle;
 pub use binary::NodeBinary;
 pub use command::{Control, SetupError, SshAccess};
 pub use failure::SshFailure;
+pub use fetch::Backups;
 
 /// One look at a host, with the connection made for it. Its own questions, to etcd and the API, have shorter limits.
 const REPORT_MAX: Duration = Duration::from_secs(50);
@@ -59,6 +61,8 @@ pub struct SshSettings {
     pub binary: NodeBinary,
     /// The bundle's directory on this machine, for hosts that do not have it. `None`: a host that lacks it says so.
     pub bundle: Option<PathBuf>,
+    /// Where backups of hosts go. `None`: nowhere, and a host that is to have given one says so.
+    pub backups: Option<Backups>,
     /// What hosts are asked to look at, see [`crate::look_for`].
     pub look: Look,
     /// The block devices that single ones are asked about besides, see [`crate::etcd_devices`].
@@ -274,6 +278,29 @@ impl SshHosts {
                 .await
         };
         deliver.await.map_err(|failure| host_error(on, &failure))
+    }
+
+    /// Brings here what a host is to be asked to stand by: its backup.
+    async fn fetch(
+        &self,
+        on: &NodeName,
+        ensure: &HostEnsure,
+        progress: &mut dyn FnMut(String),
+    ) -> Result<Option<Receipt>, HostError> {
+        let (HostEnsure::BackupOffHost { .. }, Some(backups)) = (ensure, &self.common.backups)
+        else {
+            return Ok(None);
+        };
+        let fetch = async {
+            let access = self.host(on)?.way.look()?;
+            let (control, hash) = (&self.common.control, self.common.binary.hash());
+            backups.fetch(control, &access, hash, on, progress).await
+        };
+        fetch.await.map(Some).map_err(|failure| match failure {
+            // The host said why not: it would read and seal everything once more for the same answer.
+            SshFailure::Command { .. } => failed(on, &failure.to_string()),
+            failure => host_error(on, &failure),
+        })
     }
 
     /// A recipient, by either of the calls that end with one.
@@ -513,10 +540,11 @@ impl Hosts for SshHosts {
     async fn ensure(
         &self,
         on: &NodeName,
-        request: Request,
+        mut request: Request,
         progress: &mut dyn FnMut(String),
     ) -> Result<Outcome, HostError> {
         self.deliver(on, &request.ensure, progress).await?;
+        request.receipt = self.fetch(on, &request.ensure, progress).await?;
         let within = Ensure::Host(request.ensure.clone()).patience() + ENSURE_SLACK;
         let purpose = if request.sealed.is_empty() {
             Purpose::Act

@@ -333,6 +333,7 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
             ensure: what.clone(),
             change: self.stage.change.clone(),
             sealed,
+            receipt: None,
             accepted: self.run.intent.accepted.clone(),
             testimony: self.sight.borrow_mut().now().clone(),
         };

@@ -166,6 +166,7 @@ async fn whole_life(local: &Local, intent: &Intent, dir: &Path) {
                 control: control.clone(),
                 binary: quorate_exec::NodeBinary::open(Path::new("/proc/self/exe"))
                     .expect("this program"),
+                backups: None,
                 bundle: None,
                 look: quorate_exec::look_for(intent),
                 etcd_devices: quorate_exec::etcd_devices(intent),

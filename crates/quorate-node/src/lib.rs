@@ -22,6 +22,7 @@ pub mod frame;
 mod give;
 mod hosts_file;
 mod kubeadm;
+mod off_host;
 mod packets;
 mod paths;
 mod random;
@@ -39,6 +40,10 @@ mod testing;
 
 pub use durable::FileError;
 pub use frame::FrameError;
+pub use off_host::{
+    BackupContents, BackupEntry, BackupError, backup_recipients, check_backup_recipient,
+    new_backup_identity, read_backup, send_backup,
+};
 pub use paths::Paths;
 pub use serve::{ServeError, run, serve};
 pub use servers::lead as lead_kubeconfig;

@@ -251,6 +251,7 @@ mod tests {
             },
             change: None,
             sealed: vec![],
+            receipt: None,
             accepted: [].into(),
             testimony: Observation::default(),
         }))
@@ -481,6 +482,7 @@ mod tests {
                 },
                 change: None,
                 sealed: vec![],
+                receipt: None,
                 accepted: [].into(),
                 testimony,
             },

@@ -258,6 +258,7 @@ impl Session {
         check_host(&request.ensure, &node, &report)?;
         let mut seen = request.testimony.clone();
         seen.record(&node, Seen::now(report.clone()));
+        let receipt = request.receipt.clone();
         let admitted = admit(request, &fencing, &seen)?;
         let changed = match differences(&admitted.ensure, &node, &seen) {
             Ok(none) if none.is_empty() => {
@@ -278,6 +279,7 @@ impl Session {
             tools,
             identity: self.identity(),
             sealed: Vec::new(),
+            receipt,
             progress,
             patience,
         };
@@ -329,6 +331,7 @@ fn check_host(
         | HostEnsure::Rehearsed { node, .. }
         | HostEnsure::Reset { node }
         | HostEnsure::BackedUp { node, .. }
+        | HostEnsure::BackupOffHost { node }
         | HostEnsure::ServingCertificate { node, .. }
         | HostEnsure::ServingCertificateKept { node }
         | HostEnsure::Configuration { node, .. }

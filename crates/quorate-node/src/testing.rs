@@ -82,6 +82,7 @@ pub(crate) async fn with_patience<T>(
         tools: &Tools::default(),
         identity: &Identity::generate(),
         sealed: Vec::new(),
+        receipt: None,
         progress: &Progress(tokio::sync::mpsc::unbounded_channel().0),
         patience,
     })

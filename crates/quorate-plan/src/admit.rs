@@ -9,7 +9,7 @@ use crate::{
     change::{Change, Permit},
     guard::{permit, promotable, resettable, restartable, serves, volume_of_nobody},
     intent::{Acceptance, Fence},
-    observation::Fencing,
+    observation::{Fencing, Receipt},
     refusal::Refusal,
     step::HostEnsure,
 };
@@ -26,6 +26,9 @@ pub struct Request {
     pub change: Option<Change>,
     /// What other hosts give, sealed to this one.
     pub sealed: Vec<Sealed>,
+    /// What the operator's machine has of this host's backup, for [`HostEnsure::BackupOffHost`].
+    #[serde(default)]
+    pub receipt: Option<Receipt>,
     /// Risks accepted by name.
     pub accepted: BTreeSet<Acceptance>,
     /// What the operator's machine saw of the hosts that this one cannot see.
@@ -178,6 +181,7 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::Reset { .. }
         | HostEnsure::UploadedCertsGone {}
         | HostEnsure::BackedUp { .. }
+        | HostEnsure::BackupOffHost { .. }
         | HostEnsure::ServingCertificate { .. }
         | HostEnsure::ServingCertificateKept { .. }
         | HostEnsure::Configuration { .. }

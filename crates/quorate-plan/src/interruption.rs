@@ -131,7 +131,9 @@ fn cost(ensure: &Ensure) -> (Cost, Undo) {
         | HostEnsure::Reset { .. }
         | HostEnsure::Serving { .. }
         | HostEnsure::BackupAside {} => (Cost::None, Undo::Stays),
-        HostEnsure::BackedUp { .. } => (Cost::None, Undo::Convert),
+        HostEnsure::BackedUp { .. } | HostEnsure::BackupOffHost { .. } => {
+            (Cost::None, Undo::Convert)
+        }
         HostEnsure::ServingCertificate { .. } | HostEnsure::ServingCertificateKept { .. } => {
             (Cost::NoRestart, Undo::Convert)
         }

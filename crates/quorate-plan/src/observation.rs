@@ -27,7 +27,8 @@ use crate::{
 
 pub use cluster::{ApiView, EtcdView, KubeadmConfig, Member, Node, Workload};
 pub use conversion::{
-    ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Snapshot, Stored,
+    ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Receipt, Snapshot,
+    Stored,
 };
 pub use infra::{InfraView, MachineKind, Power, Target};
 pub use volume::{EtcdVolume, OwnVolume, VolumeContent, VolumeMark};

@@ -323,6 +323,11 @@ pub enum HostEnsure {
         /// It is a master.
         master: bool,
     },
+    /// What was kept on this host is also on an operator's machine, sealed there by this host. Both agree on every byte of it.
+    BackupOffHost {
+        /// This host.
+        node: Peer,
+    },
     /// This host's apiserver serves a certificate with all names. Nothing was restarted.
     ServingCertificate {
         /// The cluster.
@@ -554,6 +559,8 @@ impl Ensure {
                 | HostEnsure::Worker { .. } => 240,
                 HostEnsure::Network { .. } => 300,
                 HostEnsure::BackedUp { .. } => 600,
+                // Eight gigabytes over a line that carries three megabytes a second.
+                HostEnsure::BackupOffHost { .. } => 3600,
                 HostEnsure::ServingCertificate { .. }
                 | HostEnsure::ServingCertificateKept { .. }
                 | HostEnsure::Configuration { .. }

@@ -17,6 +17,11 @@ use crate::{
 /// Longest frame in bytes: an observation of a large cluster is a few hundred KiB.
 pub const FRAME_BYTES_MAX: u32 = 8 << 20;
 
+/// Longest part in bytes of what a host gives its operator's machine of a backup. It comes on a channel of its own: the greeting line, then
+/// parts of a length (u32, big endian) and that many sealed bytes; a length of 0 ends them, and how many bytes they were (u64, big endian)
+/// and their SHA-256 follow.
+pub const BACKUP_PART_BYTES_MAX: u32 = 256 << 10;
+
 /// What the operator's machine asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -39,6 +39,7 @@ fn the_disk_of_a_member_is_not_taken_over() {
             ensure,
             change: None,
             sealed: Vec::new(),
+            receipt: None,
             accepted: BTreeSet::new(),
             testimony: Observation::default(),
         }

@@ -352,6 +352,7 @@ fn request(ensure: HostEnsure, change: Option<Change>, fence: u64) -> Request {
         ensure,
         change,
         sealed: Vec::new(),
+        receipt: None,
         accepted: BTreeSet::new(),
         testimony: Observation::default(),
     }

@@ -434,6 +434,7 @@ fn asks(ensure: HostEnsure, change: Option<Change>, there: &Observation) -> Stri
         ensure,
         change,
         sealed: Vec::new(),
+        receipt: None,
         accepted: BTreeSet::new(),
         testimony: Observation::default(),
     };

@@ -430,6 +430,7 @@ impl Stage {
             ensure,
             change,
             sealed: Vec::new(),
+            receipt: None,
             accepted: BTreeSet::new(),
             testimony,
         };

@@ -84,6 +84,7 @@ pub fn request(
         ensure: ensure.clone(),
         change: change.cloned(),
         sealed,
+        receipt: None,
         accepted: BTreeSet::new(),
         testimony: aged(world.observe(intent), Duration::from_millis(50)),
     };

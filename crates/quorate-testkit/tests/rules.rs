@@ -208,6 +208,7 @@ fn a_dead_learner_is_promoted_and_takes_the_quorum_with_it() {
         },
         change: Some(quorate_plan::Change::AddVoter { node: cp(2) }),
         sealed: Vec::new(),
+        receipt: None,
         accepted: [].into(),
         testimony,
     };
@@ -438,6 +439,7 @@ fn hosts_act_only_for_the_operation_in_force() {
         ensure: HostEnsure::Guarded {},
         change: None,
         sealed: Vec::new(),
+        receipt: None,
         accepted: [].into(),
         testimony: world.observe(&intent),
     };

@@ -68,6 +68,8 @@ pub enum Command {
     Destroy(commands::destroy::Arguments),
     Trust(commands::trust::Arguments),
     #[command(subcommand)]
+    Backup(commands::backup::Command),
+    #[command(subcommand)]
     Bundle(commands::bundle::Command),
     #[command(subcommand)]
     Local(commands::local::Command),

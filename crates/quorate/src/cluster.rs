@@ -3,18 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Write as _,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use quorate_bundle::Bundle;
-use quorate_exec::NodeBinary;
+use quorate_exec::{Backups, NodeBinary};
 use quorate_plan::{
     Acceptance, Goal, Intent, Observation, Spec,
     diagnostic::{self, Diagnostic},
     intent::BundleRef,
     spec::{self, Cni, Inventory},
 };
+use zeroize::Zeroizing;
 
 use crate::{
     console::{Console, Style},
@@ -39,6 +42,17 @@ pub struct ClusterFile {
     pub warnings: Vec<Diagnostic>,
     /// Directories of this operator.
     pub directories: Directories,
+    /// Where a backup goes that leaves its host, as far as the command line says so.
+    pub backup: BackupPlace,
+}
+
+/// Where a backup goes that leaves its host, and whom it is sealed to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackupPlace {
+    /// The folder. `None`: among what is kept of the cluster here.
+    pub folder: Option<PathBuf>,
+    /// age recipients. Empty: an identity of this operator, which is made when it is needed first.
+    pub recipients: Vec<String>,
 }
 
 impl ClusterFile {
@@ -109,6 +123,7 @@ impl ClusterFile {
             spec,
             warnings,
             directories,
+            backup: BackupPlace::default(),
         })
     }
 
@@ -134,6 +149,27 @@ impl ClusterFile {
     /// What is kept about it here.
     pub fn state(&self) -> ClusterState {
         self.directories.cluster(&self.spec.name)
+    }
+
+    /// Where backups of its hosts go.
+    pub fn backup_folder(&self) -> PathBuf {
+        let named = self.backup.folder.clone();
+        named.unwrap_or_else(|| self.state().backups())
+    }
+
+    /// Where backups of its hosts go, and whom they are sealed to. `None`: that goal has none leave its host.
+    pub fn backups(&self, goal: &Goal) -> Option<Backups> {
+        let (place, directories) = (self.backup.clone(), self.directories.clone());
+        matches!(goal, Goal::Convert { .. }).then(|| Backups {
+            folder: self.backup_folder(),
+            recipients: Arc::new(move || {
+                if place.recipients.is_empty() {
+                    own_identity(&directories)
+                } else {
+                    Ok(place.recipients.clone())
+                }
+            }),
+        })
     }
 
     /// Where its components lie.
@@ -274,6 +310,44 @@ pub fn own_binary() -> Result<NodeBinary, Failure> {
     let own =
         NodeBinary::open(&path).map_err(|error| Failure::from_error(Exit::Unexpected, &error))?;
     Ok(OWN.get_or_init(|| own).clone())
+}
+
+/// The recipients of this operator's own identity, which is made where there is none yet.
+fn own_identity(directories: &Directories) -> Result<Vec<String>, String> {
+    let path = directories.backup_identity();
+    let failed = |error: std::io::Error| {
+        format!(
+            "cannot keep the backup's identity, `{}`: {error}",
+            path.display()
+        )
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let text = Zeroizing::new(text);
+            quorate_node::backup_recipients(&path, &text).map_err(|error| error.to_string())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let (text, recipient) = quorate_node::new_backup_identity();
+            write_new_secret(&path, &text).map_err(failed)?;
+            Ok(vec![recipient])
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// A new file that only its owner reads: there under its name once it is whole and on disk.
+fn write_new_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    // Readable by its owner alone from the start, and never one that is there already.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    fs::File::open(folder)?.sync_all()
 }
 
 /// A path in a file is relative to that file; `~/` is the home directory.

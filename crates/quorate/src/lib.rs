@@ -112,6 +112,7 @@ async fn command(
         Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, console).await,
         Command::Destroy(arguments) => commands::destroy::run(arguments, console).await,
         Command::Trust(arguments) => commands::trust::run(arguments, console).await,
+        Command::Backup(command) => commands::backup::run(command, console),
         Command::Bundle(command) => commands::bundle::run(command, console).await,
         Command::Local(command) => commands::local::run(command, console).await,
         Command::Lb(command) => commands::lb::run(command, console).await,

@@ -156,6 +156,7 @@ impl Reach for Ssh {
             control: Control::new(cluster.directories.sockets()),
             binary: cluster::own_binary()?,
             bundle,
+            backups: cluster.backups(&intent.goal),
             look: look_for(intent),
             etcd_devices: etcd_devices(intent),
         };

@@ -11,7 +11,7 @@ use quorate_plan::{Intent, Plan, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{self, ClusterFile},
+    cluster::{self, BackupPlace, ClusterFile},
     exit::Exit,
     failure::Failure,
     show::{
@@ -126,6 +126,7 @@ pub fn cluster_of(
         spec: intent.spec.clone(),
         warnings: Vec::new(),
         directories,
+        backup: BackupPlace::default(),
     };
     let now = cluster.intent(intent.goal.clone(), &[])?;
     let differs = |part: &str, saved: &str, here: &str| {

@@ -85,6 +85,11 @@ impl Directories {
             })
     }
 
+    /// The age identity that this operator's backups are sealed to, where no other recipient is named.
+    pub fn backup_identity(&self) -> PathBuf {
+        self.state.join("backup-identity.txt")
+    }
+
     /// Where SSH's control sockets go: a short path, since a socket's may have 107 bytes. Whoever uses it checks that it is ours alone.
     pub fn sockets(&self) -> PathBuf {
         match &self.runtime {
@@ -114,6 +119,11 @@ impl ClusterState {
     /// Masters it has or had, and the ways to them.
     pub fn masters(&self) -> PathBuf {
         self.root.join("masters.json")
+    }
+
+    /// Backups of its hosts, sealed.
+    pub fn backups(&self) -> PathBuf {
+        self.root.join("backups")
     }
 
     /// Makes the directory where it is missing.

@@ -4,7 +4,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
-    path::Path,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -52,6 +54,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         "-f",
         file,
     ])?;
+    off_host(stage, NAME)?;
     let api = api(stage, hosts, file, NAME)?;
     let new = stage.directory.join("new.conf");
     fs::copy(&old, &new)?;
@@ -79,6 +82,53 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     at_old.finish_unharmed(stage, &part_old)?;
     at_new.finish_unharmed(stage, &part_new)?;
     without_the_first(stage, &foreign, &workload, &api, &new, balancer)
+}
+
+/// The backup is on this machine, sealed; it can be opened, and etcd's own tool knows the snapshot in it.
+fn off_host(stage: &mut Stage, name: &str) -> Result<()> {
+    let state = stage.directory.join("state/quorate");
+    let folder = state.join("clusters").join(name).join("backups");
+    let files: Vec<PathBuf> = fs::read_dir(&folder)
+        .with_context(|| format!("{} is read", folder.display()))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    stage.check_eq("one backup is on this machine", &files.len(), &1);
+    let file = files.first().context("a backup")?;
+    let bytes = fs::read(file)?;
+    let clear = ["PRIVATE KEY", "ustar", "/registry/"];
+    let found = |text: &&&str| {
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
+    stage.check(
+        "it is an age file, and nothing of a key or of etcd can be read in it",
+        bytes.starts_with(b"age-encryption.org/v1\n") && !clear.iter().any(|text| found(&text)),
+    );
+    let private = [file.as_path(), &state.join("backup-identity.txt")]
+        .iter()
+        .all(|path| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 == 0));
+    stage.check("only its owner reads it and the identity", private);
+    let path = file.display().to_string();
+    let shown = said(&stage.succeed(&["backup", "show", &path])?);
+    let listed = ["etcd.snapshot", "files/etc/kubernetes/pki/ca.key"]
+        .iter()
+        .all(|name| shown.contains(name));
+    stage.check("`quorate backup show` lists what is in it", listed);
+    let into = stage.directory.join("unpacked");
+    stage.succeed(&["backup", "unpack", &path, &into.display().to_string()])?;
+    let status = Command::new(stage.bundle.join("bin/etcdutl"))
+        .args(["snapshot", "status", "-w", "json"])
+        .arg(into.join("etcd.snapshot"))
+        .output()?;
+    let status: Value = serde_json::from_slice(&status.stdout)
+        .with_context(|| String::from_utf8_lossy(&status.stderr).into_owned())?;
+    stage.check(
+        &format!("etcdutl knows the snapshot in it: {status}"),
+        status["totalKey"].as_u64().is_some_and(|keys| keys > 100),
+    );
+    fs::remove_dir_all(into)?;
+    Ok(())
 }
 
 /// The master that everything began with loses power, and everything goes on.

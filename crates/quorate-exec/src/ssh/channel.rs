@@ -21,7 +21,7 @@ use super::{
 use crate::hostile;
 
 /// From the start of `ssh` to the greeting: connecting alone may take ten seconds.
-const GREETING_MAX: Duration = Duration::from_secs(30);
+pub(crate) const GREETING_MAX: Duration = Duration::from_secs(30);
 
 /// Lines that a host's shell may print before the greeting: a talkative `.bashrc`.
 const LINES_BEFORE_MAX: usize = 20;
@@ -260,7 +260,10 @@ impl Channel {
 }
 
 /// Reads up to the greeting. `Some`: the binary is not there, and this is the machine.
-async fn greeting(process: &mut Process, hash: &str) -> Result<Option<String>, SshFailure> {
+pub(crate) async fn greeting(
+    process: &mut Process,
+    hash: &str,
+) -> Result<Option<String>, SshFailure> {
     let mut before = String::new();
     for _ in 0..LINES_BEFORE_MAX {
         let line = match process.line().await {

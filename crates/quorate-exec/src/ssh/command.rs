@@ -301,6 +301,16 @@ pub(crate) fn serve_script(hash: &str) -> String {
     format!("[ -x {path} ] || {{ echo {ABSENT} $(uname -sm); exit 0; }}; exec {path} node serve")
 }
 
+/// Has the binary of that hash give its host's backup, sealed to these recipients, which are plain words.
+pub(crate) fn backup_script(hash: &str, recipients: &[String]) -> String {
+    let path = binary_path(hash);
+    let to: Vec<String> = recipients.iter().map(|to| format!(" --to {to}")).collect();
+    format!(
+        "[ -x {path} ] || {{ echo {ABSENT} $(uname -sm); exit 0; }}; exec {path} node backup{}",
+        to.concat()
+    )
+}
+
 /// Puts the binary of that hash in place from standard input: whole and verified, or not at all.
 pub(crate) fn upload_script(hash: &str) -> String {
     let path = binary_path(hash);

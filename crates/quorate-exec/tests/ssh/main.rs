@@ -13,7 +13,7 @@ use std::{
 };
 
 use quorate_exec::{
-    Control, HostError, Hosts as _, Look, NodeBinary, SshAccess, SshHosts, SshSettings,
+    Backups, Control, HostError, Hosts as _, Look, NodeBinary, SshAccess, SshHosts, SshSettings,
 };
 use quorate_plan::{
     Change, Claim, Fence, Handover, HostEnsure, NodeName, Observation, Operator, Request, Sealed,
@@ -39,6 +39,7 @@ const CASES: &[(&str, fn())] = &[
     }),
     ("a_restarted_sshd_is_found_again", || run(restarted)),
     ("a_host_that_acts_still_reports", || run(acts_and_reports)),
+    ("a_backup_is_here_once_it_is_whole", || run(backup)),
     ("a_bundle_goes_on_where_it_was_interrupted", || run(bundle)),
 ];
 
@@ -55,6 +56,12 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args == ["node", "serve"] {
         serve::serve();
+        return;
+    }
+    if let [node, backup, to, recipient] = args.as_slice()
+        && [node, backup, to] == ["node", "backup", "--to"]
+    {
+        serve::give_backup(recipient);
         return;
     }
     if args.iter().any(|arg| arg == "--list") {
@@ -133,6 +140,7 @@ impl Rig {
             control: Control::new(dir.path().join("c")),
             binary: NodeBinary::open(&own_program()).expect("this program"),
             bundle: None,
+            backups: None,
             look: Look {
                 cluster: "demo".parse().expect("a name"),
                 endpoint: None,
@@ -172,6 +180,7 @@ impl Rig {
             ensure,
             change: Some(Change::AddVoter { node: node() }),
             sealed,
+            receipt: None,
             accepted: Default::default(),
             testimony: Observation::default(),
         };
@@ -203,6 +212,62 @@ fn known(seen: Seen<HostReport>) -> HostReport {
     match seen {
         Seen::Known { value, .. } => value,
         Seen::Unknown(missing) => panic!("{missing}"),
+    }
+}
+
+async fn backup() {
+    let step = || HostEnsure::BackupOffHost {
+        node: quorate_plan::kubeadm::Peer {
+            name: node(),
+            address: [10, 0, 0, 1].into(),
+        },
+    };
+    let folder = tempfile::tempdir().expect("a directory");
+    let into = folder.path().join("made/for it");
+    for (recipient, whole) in [("age1cut", false), ("age1whole", true)] {
+        let rig = Rig::with(|_, settings| {
+            settings.backups = Some(Backups {
+                folder: into.clone(),
+                recipients: std::sync::Arc::new(move || Ok(vec![recipient.to_owned()])),
+            });
+        });
+        known(rig.report().await);
+        let (end, lines) = rig.ensure(step()).await;
+        let names = || -> Vec<String> {
+            let entries = std::fs::read_dir(&into).expect("it was made");
+            let names = entries.map(|entry| entry.expect("it can be read").file_name());
+            names
+                .map(|name| name.into_string().expect("UTF-8"))
+                .collect()
+        };
+        let there: Vec<String> = names()
+            .into_iter()
+            .filter(|name| name.ends_with(".age"))
+            .collect();
+        if whole {
+            // Answered by how many recipients and bytes the receipt has.
+            assert_eq!(end.expect("made"), 1 + serve::BACKUP.len());
+            let [name] = there.as_slice() else {
+                panic!("{there:?}");
+            };
+            let file = into.join(name);
+            assert_eq!(std::fs::read(&file).expect("there"), serve::BACKUP);
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path: &Path| {
+                let meta = std::fs::metadata(path).expect("there");
+                meta.permissions().mode() & 0o777
+            };
+            assert_eq!((mode(&file), mode(&into)), (0o600, 0o700));
+            assert_eq!(names().len(), 1, "nothing of the attempt before is left");
+            assert!(lines.iter().any(|line| line.contains(name)), "{lines:?}");
+        } else {
+            let Err(HostError::Failed { error, .. }) = end else {
+                panic!("{end:?}");
+            };
+            assert!(error.contains("the disk is broken"), "{error}");
+            assert!(there.is_empty(), "{there:?}");
+        }
+        rig.end().await;
     }
 }
 

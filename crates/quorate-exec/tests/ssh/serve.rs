@@ -6,21 +6,47 @@ use std::{
 };
 
 use quorate_plan::{
-    Fence, HostEnsure, Intent, Refusal, Sealed, Seen,
+    Fence, HostEnsure, Intent, Refusal, Request, Sealed, Seen,
     admit::Recipient,
     observation::{Fencing, HostFacts, HostReport},
     wire::{Answer, Call, GREETING, Outcome},
 };
 use sha2::{Digest as _, Sha256};
 
-/// Answers calls on standard input until it ends.
-pub fn serve() {
+/// What this host gives as its backup.
+pub const BACKUP: &[u8] = b"age-encryption.org/v1\nnobody here can read it";
+
+fn greet() {
     let own = std::fs::read("/proc/self/exe").expect("this program");
     let hash: String = Sha256::digest(own)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     println!("{GREETING} {hash}");
+}
+
+/// Gives a backup in two parts; to one recipient the first of them alone.
+pub fn give_backup(recipient: &str) {
+    greet();
+    let mut out = std::io::stdout();
+    let mut give = |bytes: &[u8]| out.write_all(bytes).expect("the channel takes it");
+    for part in BACKUP.chunks(30) {
+        give(&u32::try_from(part.len()).expect("short").to_be_bytes());
+        give(part);
+        if recipient == "age1cut" {
+            eprintln!("error: the disk is broken");
+            std::process::exit(1);
+        }
+    }
+    give(&0u32.to_be_bytes());
+    give(&(BACKUP.len() as u64).to_be_bytes());
+    give(&Sha256::digest(BACKUP));
+    out.flush().expect("the channel takes it");
+}
+
+/// Answers calls on standard input until it ends.
+pub fn serve() {
+    greet();
     let mut held = Fence(0);
     while let Some(call) = next() {
         match call {
@@ -47,14 +73,19 @@ pub fn serve() {
             }))),
             Call::Recipient | Call::Ticket => answer(&Answer::Recipient(Recipient("age1x".into()))),
             Call::Seal { to, .. } => answer(&Answer::Sealed(Sealed(format!("to {}", to.0)))),
-            Call::Ensure(request) => ensure(&request.ensure),
+            Call::Ensure(request) => ensure(&request),
         }
     }
 }
 
-fn ensure(what: &HostEnsure) {
+fn ensure(request: &Request) {
     let mut changed = Vec::new();
-    match what {
+    match &request.ensure {
+        HostEnsure::BackupOffHost { .. } => {
+            let receipt = request.receipt.as_ref().expect("a receipt");
+            let count = usize::try_from(receipt.bytes).expect("short") + receipt.recipients.len();
+            changed.resize(count, quorate_plan::standing::Difference("one".into()));
+        }
         HostEnsure::Guarded {} => std::process::exit(3),
         HostEnsure::Network { .. } => std::thread::sleep(Duration::from_secs(2)),
         HostEnsure::Bundle { id } => {

@@ -21,6 +21,7 @@ use crate::{
     durable::{self, FileError},
     error::ActionError,
     facts::{self, KEPT, NOTE, kept},
+    off_host::SNAPSHOT,
     paths::Paths,
 };
 
@@ -147,7 +148,7 @@ fn sum_of_first(path: &Path, bytes: u64) -> Result<[u8; 32], FileError> {
 /// etcd's snapshot: its hash is verified while it comes, and once more from the disk.
 async fn snapshot(work: &Work<'_>) -> Result<Snapshot, ActionError> {
     let etcd = clients::etcd(work.paths, clients::LOCAL_ETCD)?;
-    let path = kept(work.paths, "etcd.snapshot");
+    let path = kept(work.paths, SNAPSHOT);
     durable::write(&path, &[], 0o600)?;
     let mut file = tokio::fs::OpenOptions::new()
         .write(true)

@@ -213,6 +213,7 @@ impl Host {
             tools: &self.tools,
             identity: &Identity::generate(),
             sealed: Vec::new(),
+            receipt: None,
             progress: &Progress(tokio::sync::mpsc::unbounded_channel().0),
             patience: Duration::ZERO,
         };

@@ -8,6 +8,7 @@ mod backed_up;
 mod backend;
 mod backend_gone;
 mod backup_aside;
+mod backup_off_host;
 mod balancer;
 mod bundle;
 mod certificates;
@@ -57,7 +58,7 @@ use std::{
 use quorate_kube::{Client, FieldManager, PatchKind};
 use quorate_plan::{
     Admitted, Change, Claim, HostEnsure, NodeName, Observation, Sealed, change::Permit,
-    kubeadm::Peer, refusal::Refusal,
+    kubeadm::Peer, observation::Receipt, refusal::Refusal,
 };
 use serde_json::json;
 use tokio::{sync::mpsc::UnboundedSender, time::sleep};
@@ -100,6 +101,8 @@ pub(crate) struct Work<'a> {
     pub(crate) identity: &'a Identity,
     /// What was sealed to this session.
     pub(crate) sealed: Vec<Sealed>,
+    /// What the operator's machine has of this host's backup.
+    pub(crate) receipt: Option<Receipt>,
     /// News for whoever waits.
     pub(crate) progress: &'a Progress,
     /// How long it may take in all.
@@ -328,6 +331,7 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         HostEnsure::Reset { node } => reset::ensure(work, node).await,
         HostEnsure::UploadedCertsGone {} => uploaded_certs_gone::ensure(work).await,
         HostEnsure::BackedUp { master, .. } => backed_up::ensure(work, *master).await,
+        HostEnsure::BackupOffHost { .. } => backup_off_host::ensure(work),
         HostEnsure::ServingCertificate { settings, node } => {
             serving_certificate::ensure(work, settings, node).await
         }

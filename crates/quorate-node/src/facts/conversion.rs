@@ -9,7 +9,7 @@ use std::{
 
 use quorate_plan::{
     Missing, Seen,
-    observation::{Backup, EndpointName, HostConversion, Look, Manifest, Readyz},
+    observation::{Backup, EndpointName, HostConversion, Look, Manifest, Readyz, Receipt},
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -46,6 +46,8 @@ pub(crate) const KUBECONFIGS: [&str; 7] = [
 pub(crate) const KEPT: &str = "conversion";
 /// The note that all of it was kept.
 pub(crate) const NOTE: &str = "backup.json";
+/// The note that an operator's machine has it.
+pub(crate) const RECEIPT: &str = "receipt.json";
 
 /// Where kube-proxy says that it is well.
 const PROXY_HEALTH: &str = "127.0.0.1:10256";
@@ -89,6 +91,7 @@ pub(super) async fn look(
         connections,
         callers,
         backup: seen("what was kept", backup(paths)),
+        off_host: seen("what left this host", off_host(paths)),
         kubeadm,
         blocked,
         data_mount: data_mount(paths, manifests),
@@ -109,6 +112,11 @@ pub(crate) fn kubeconfigs(paths: &Paths) -> Result<BTreeMap<String, BTreeSet<Str
 /// The note of what was kept.
 pub(crate) fn backup(paths: &Paths) -> Result<Option<Backup>, FileError> {
     durable::read_json(&kept(paths, NOTE))
+}
+
+/// The note of what an operator's machine has of it.
+pub(crate) fn off_host(paths: &Paths) -> Result<Option<Receipt>, FileError> {
+    durable::read_json(&kept(paths, RECEIPT))
 }
 
 /// A place among what was kept.

@@ -44,7 +44,9 @@ use crate::{
 pub(crate) use api::{UPLOADED_CERTS, endpoints, nodes, own_tokens};
 pub(crate) use api::{adopted, present};
 pub(crate) use balancer::binary_of_unit;
-pub(crate) use conversion::{KEPT, NOTE, backup, kept, kubeconfigs, served_digest};
+pub(crate) use conversion::{
+    KEPT, NOTE, RECEIPT, backup, kept, kubeconfigs, off_host, served_digest,
+};
 pub(crate) use conversion_api::{DNS, dns_nodes, unsigned};
 pub(crate) use endpoint::resolve;
 #[cfg(test)]

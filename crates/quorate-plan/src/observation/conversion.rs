@@ -41,6 +41,9 @@ pub struct HostConversion {
     pub callers: Seen<BTreeSet<Caller>>,
     /// What was kept before anything was changed. `None`: nothing, or not all of it.
     pub backup: Seen<Option<Backup>>,
+    /// What an operator's machine has of that, sealed. `None`: it lies on this host alone.
+    #[serde(default = "super::nothing_yet")]
+    pub off_host: Seen<Option<Receipt>>,
     /// Version of kubeadm here, without `v`. `None`: not installed.
     pub kubeadm: Seen<Option<String>>,
     /// etcd's ports on the masters' hosts from where not even a refusal comes: something in between drops what is sent there. With the
@@ -85,6 +88,22 @@ pub struct Backup {
     pub serving: Option<String>,
     /// What the cluster kept, on a master.
     pub objects: Option<KeptObjects>,
+}
+
+/// A sealed backup on an operator's machine. The host that gave it and the machine that has it agree on every byte.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// Its size in bytes, sealed.
+    pub bytes: u64,
+    /// SHA-256 of the sealed bytes, hex.
+    pub sha256: String,
+    /// The age recipients it is sealed to.
+    pub recipients: BTreeSet<String>,
+    /// The machine that has it.
+    pub machine: String,
+    /// The file there.
+    pub file: String,
 }
 
 /// A verified snapshot of etcd.

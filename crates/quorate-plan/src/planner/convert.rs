@@ -325,6 +325,14 @@ impl<'a> Conversion<'a> {
         }
         let title = "Back up before anything is changed";
         draft.stage(self.foreign.seen, title, None, steps);
+        // A machine that is lost in the middle takes what lies on it along.
+        let on = original.name.clone();
+        let ensure = HostEnsure::BackupOffHost {
+            node: original.clone(),
+        };
+        let steps = vec![self.foreign.step(&on, ensure, Reason::Keeps)];
+        let title = "Carry the backup off the master, sealed";
+        draft.stage(self.foreign.seen, title, None, steps);
         Ok(())
     }
 

@@ -86,6 +86,17 @@ pub(super) fn backed_up(
     Ok(())
 }
 
+pub(super) fn backup_off_host(found: &mut Differences, facts: &HostFacts) -> Result<(), Missing> {
+    if facts.conversion()?.off_host.get()?.is_none() {
+        found.note(
+            "the backup",
+            "on an operator's machine",
+            "on this host alone",
+        );
+    }
+    Ok(())
+}
+
 pub(super) fn serving_certificate(
     found: &mut Differences,
     facts: &HostFacts,

@@ -159,6 +159,7 @@ pub fn differences(
         HostEnsure::BackedUp { master, .. } => {
             conversion::backed_up(&mut found, facts, *master)?;
         }
+        HostEnsure::BackupOffHost { .. } => conversion::backup_off_host(&mut found, facts)?,
         HostEnsure::ServingCertificate { settings, node } => {
             conversion::serving_certificate(&mut found, facts, settings, node)?;
         }

@@ -135,6 +135,9 @@ impl fmt::Display for HostEnsure {
                 f.write_str("etcd's snapshot and what is changed here are kept and verified")
             }
             Self::BackedUp { master: false, .. } => f.write_str("what is changed here is kept"),
+            Self::BackupOffHost { .. } => {
+                f.write_str("the backup is on the operator's machine as well, sealed")
+            }
             Self::ServingCertificate { .. } => {
                 f.write_str("apiserver serves a certificate with all names, without a restart")
             }

@@ -275,6 +275,7 @@ impl World {
             | HostEnsure::Reset { .. }
             | HostEnsure::UploadedCertsGone {}) => self.leaves(node, &leaving)?,
             converting @ (HostEnsure::BackedUp { .. }
+            | HostEnsure::BackupOffHost { .. }
             | HostEnsure::ServingCertificate { .. }
             | HostEnsure::ServingCertificateKept { .. }
             | HostEnsure::Configuration { .. }

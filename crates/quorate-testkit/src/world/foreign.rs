@@ -12,7 +12,7 @@ use quorate_plan::{
     kubeadm::ClusterSettings,
     observation::{
         ApiConversion, Backup, Caller, Certificate, HostConversion, KeptObjects, KubeadmConfig,
-        Snapshot, Stored,
+        Receipt, Snapshot, Stored,
     },
     standing::{ADOPTED, to_leave},
     step::HostEnsure,
@@ -36,6 +36,8 @@ const FOLDER: &str = "/etc/kubernetes/";
 pub struct ForeignDisk {
     /// What was kept.
     pub backup: Option<Backup>,
+    /// What left the host of it.
+    pub off_host: Option<Receipt>,
     /// The serving certificate among it.
     pub serving: Option<Certificate>,
     /// Programs of somebody's on this host that are connected to the old address.
@@ -209,6 +211,7 @@ impl World {
             connections: Seen::now(connections),
             callers: Seen::now(callers),
             backup: Seen::now(disk.foreign.backup.clone()),
+            off_host: Seen::now(disk.foreign.off_host.clone()),
             kubeadm: Seen::now(Some(KUBERNETES.into())),
             blocked: Seen::now(BTreeMap::new()),
             data_mount: Seen::now(None),
@@ -226,6 +229,19 @@ impl World {
     ) -> Result<(), ActError> {
         match ensure {
             HostEnsure::BackedUp { master, .. } => self.back_up(node, *master)?,
+            HostEnsure::BackupOffHost { .. } => {
+                let disk = &mut self.machine_mut(node).disk;
+                if disk.foreign.backup.is_none() {
+                    return Err(failed("nothing was kept that could leave this host"));
+                }
+                disk.foreign.off_host = Some(Receipt {
+                    bytes: 1,
+                    sha256: "00".into(),
+                    recipients: ["age1memory".to_owned()].into(),
+                    machine: "desk".into(),
+                    file: "/backups/demo.age".into(),
+                });
+            }
             HostEnsure::ServingCertificate {
                 settings,
                 node: peer,
@@ -314,6 +330,7 @@ impl World {
             HostEnsure::BackupAside {} => {
                 let foreign = &mut self.machine_mut(node).disk.foreign;
                 foreign.backup = None;
+                foreign.off_host = None;
                 foreign.serving = None;
             }
             other => unreachable!("`{other}` converts nothing"),

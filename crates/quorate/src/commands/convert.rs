@@ -1,12 +1,15 @@
 //! `quorate convert`: a cluster that somebody else made with one master becomes highly available, without an outage; and back.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use quorate_plan::{Goal, intent::Landmark};
 
 use super::verb;
 use crate::{
-    cluster::ClusterFile,
+    cluster::{BackupPlace, ClusterFile},
     console::Console,
+    exit::Exit,
     failure::Failure,
     reach::{Reach, wanted},
 };
@@ -23,6 +26,7 @@ Examples:
   quorate convert -f demo.yaml -n                      the plan alone
   quorate convert -f demo.yaml --pause-after backup    prepare, keep, change nothing of the cluster
   quorate convert -f demo.yaml
+  quorate convert -f demo.yaml --backup /mnt/safe --backup-recipient age1…
   quorate convert -f demo.yaml --undo
   quorate convert --accept old-address-in-use=w-1      a straggler there may stay behind")]
 pub struct Arguments {
@@ -35,6 +39,32 @@ pub struct Arguments {
     /// voting masters and three.
     #[arg(long, value_name = "LANDMARK")]
     pause_after: Option<Landmark>,
+    /// Where the backup goes on this machine, sealed. Default: a folder among what is kept of the cluster here.
+    #[arg(long, value_name = "DIR", conflicts_with = "undo")]
+    backup: Option<PathBuf>,
+    /// Whom the backup is sealed to, an age recipient `age1…`. May be repeated. Default: an identity that is made on this machine once.
+    #[arg(long, value_name = "RECIPIENT", conflicts_with = "undo")]
+    backup_recipient: Vec<String>,
+}
+
+impl Arguments {
+    /// # Errors
+    /// When nobody could open what is sealed to that recipient.
+    fn place(&self) -> Result<BackupPlace, Failure> {
+        for recipient in &self.backup_recipient {
+            quorate_node::check_backup_recipient(recipient)
+                .map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+        }
+        let absolute = |folder: &PathBuf| {
+            std::path::absolute(folder).map_err(|error| {
+                Failure::doing(Exit::Unexpected, "there is no working directory", &error)
+            })
+        };
+        Ok(BackupPlace {
+            folder: self.backup.as_ref().map(absolute).transpose()?,
+            recipients: self.backup_recipient.clone(),
+        })
+    }
 }
 
 /// Runs it.
@@ -48,7 +78,8 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let verb = &arguments.verb;
     verb.check("convert", console)?;
-    let cluster = ClusterFile::read(&verb.file.file, reach.directories()?, console)?;
+    let mut cluster = ClusterFile::read(&verb.file.file, reach.directories()?, console)?;
+    cluster.backup = arguments.place()?;
     cluster.say_warnings(console);
     let pause_after = arguments.pause_after;
     let goal = if arguments.undo {
@@ -58,10 +89,30 @@ pub async fn run(
     };
     let intent = wanted(&cluster, goal, &verb.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
+    if !arguments.undo {
+        console.say(where_the_backup_goes(&cluster));
+    }
     if !arguments.undo && pause_after.is_none() {
         console.say(
             "Point of no return: the promotion of the second master. Until then `quorate convert --undo` takes everything back; from then on the way is on to the masters of the file.",
         );
     }
     verb::run(verb, &cluster, &intent, &world, console, reach).await
+}
+
+fn where_the_backup_goes(cluster: &ClusterFile) -> String {
+    let folder = cluster.backup_folder();
+    let folder = folder.display();
+    if cluster.backup.recipients.is_empty() {
+        let identity = cluster.directories.backup_identity();
+        format!(
+            "The backup goes to `{folder}`, sealed to the identity in `{}`: keep a copy of that elsewhere, without it the backup is worth nothing.",
+            identity.display()
+        )
+    } else {
+        format!(
+            "The backup goes to `{folder}`, sealed to {}.",
+            cluster.backup.recipients.join(", ")
+        )
+    }
 }

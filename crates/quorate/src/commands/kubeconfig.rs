@@ -260,6 +260,7 @@ mod tests {
             spec,
             warnings: Vec::new(),
             directories: Directories::of_process().expect("a home"),
+            backup: crate::cluster::BackupPlace::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod apply;
+pub mod backup;
 pub mod bundle;
 mod carry_out;
 pub mod completion;

@@ -1,11 +1,13 @@
 //! `quorate node`: what the operator's machine starts on hosts. Nobody types it.
 
+use std::io::Write as _;
+
 use clap::Subcommand;
 use quorate_node::Paths;
-use quorate_plan::wire::{Answer, Carried, FRAME_BYTES_MAX};
+use quorate_plan::wire::{Answer, Carried, FRAME_BYTES_MAX, GREETING};
 use tokio::io::AsyncReadExt as _;
 
-use crate::{console::Console, exit::Exit, failure::Failure, show};
+use crate::{cluster::own_binary, console::Console, exit::Exit, failure::Failure, show};
 
 /// What the operator's machine starts on hosts.
 #[derive(Debug, Subcommand)]
@@ -14,6 +16,12 @@ pub enum Command {
     Serve,
     /// Answer one request that configuration management brings: JSON on stdin, JSON on stdout, progress on stderr.
     Run,
+    /// Give what was kept before a conversion, sealed: the greeting line, then its parts on stdout.
+    Backup {
+        /// An age recipient. May be repeated.
+        #[arg(long, value_name = "RECIPIENT", required = true)]
+        to: Vec<String>,
+    },
 }
 
 /// Runs it.
@@ -29,7 +37,19 @@ pub async fn run(command: &Command, console: &mut Console) -> Result<(), Failure
                 .map_err(|error| Failure::from_error(Exit::Unexpected, &error))
         }
         Command::Run => answer_one(console).await,
+        Command::Backup { to } => give_backup(to),
     }
+}
+
+/// Nothing else runs in this process, so that it may block while it reads and seals.
+fn give_backup(to: &[String]) -> Result<(), Failure> {
+    let failed =
+        |error: &(dyn std::error::Error + 'static)| Failure::from_error(Exit::Unexpected, error);
+    let own = own_binary()?;
+    let mut out = std::io::stdout().lock();
+    let greeted = writeln!(out, "{GREETING} {}", own.hash()).and_then(|()| out.flush());
+    greeted.map_err(|error| failed(&error))?;
+    quorate_node::send_backup(&Paths::host(), to, out).map_err(|error| failed(&error))
 }
 
 async fn answer_one(console: &mut Console) -> Result<(), Failure> {

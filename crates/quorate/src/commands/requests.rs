@@ -197,6 +197,7 @@ fn role(ensure: &HostEnsure) -> &'static str {
         | HostEnsure::UploadedCertsGone {} => "master",
         // No play asks for these: `lock take` wants the file's cluster, and converts none.
         HostEnsure::BackedUp { .. }
+        | HostEnsure::BackupOffHost { .. }
         | HostEnsure::ServingCertificate { .. }
         | HostEnsure::ServingCertificateKept { .. }
         | HostEnsure::Configuration { .. }

@@ -109,6 +109,9 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         HostEnsure::BackedUp { .. } | HostEnsure::BackupAside {} => {
             vec!["in /var/lib/quorate/conversion".to_owned()]
         }
+        HostEnsure::BackupOffHost { .. } => {
+            vec!["sealed on the host with age; `quorate backup show` opens it".to_owned()]
+        }
         HostEnsure::ServingCertificate { settings, .. } => {
             let names: Vec<&str> = settings.sans.iter().map(String::as_str).collect();
             vec![format!("names {}", names.join(", "))]

@@ -238,6 +238,7 @@ impl Engine {
                     0 => Vec::new(),
                     number => vec![Sealed((*self.sealed.get(number)).clone())],
                 },
+                receipt: None,
                 accepted: BTreeSet::new(),
                 // Others were looked at before this host looks at itself.
                 testimony: aged(self.observation(&asked.sight), Duration::from_secs(1)),
