@@ -56,7 +56,10 @@ fn known_lines() -> String {
         .iter()
         .map(|tags| format!("{}.{}", tags.major, tags.minor))
         .collect();
-    lines.join(" and ")
+    match lines.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => lines.concat(),
+    }
 }
 
 /// The tags of the images that do not carry the Kubernetes version.
@@ -74,6 +77,13 @@ pub struct KubeadmTags {
 }
 
 const TAGS: &[KubeadmTags] = &[
+    KubeadmTags {
+        major: 1,
+        minor: 34,
+        pause: "3.10.1",
+        coredns: "v1.12.1",
+        etcd: "3.6.5-0",
+    },
     KubeadmTags {
         major: 1,
         minor: 35,
@@ -222,7 +232,7 @@ mod tests {
         let err = version.kubeadm_tags().unwrap_err();
         assert_eq!(
             err.to_string(),
-            "Kubernetes 1.20.0: this program knows the image tags of 1.35 and 1.36 only"
+            "Kubernetes 1.20.0: this program knows the image tags of 1.34, 1.35 and 1.36 only"
         );
     }
 }

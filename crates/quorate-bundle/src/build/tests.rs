@@ -276,7 +276,7 @@ fn wrong_sources_are_named_before_anything_is_built() {
 #[test]
 fn the_repository_has_sources_of_every_known_minor() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bundle");
-    for asked in ["1.35.4", "1.36.3"] {
+    for asked in ["1.34.4", "1.35.4", "1.36.3"] {
         let kubernetes: KubernetesVersion = asked.parse().unwrap();
         let request = BuildRequest {
             kubernetes,
