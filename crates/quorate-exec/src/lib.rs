@@ -23,6 +23,6 @@ pub use machines::{LocalMachines, Machines};
 pub use nlb::Nlb;
 pub use observe::{consider, etcd_devices, look_for, observe};
 pub use run::run;
-pub use seam::{HostError, Hosts, Infra, InfraError, Look, World};
+pub use seam::{HostError, Hosts, Infra, InfraError, Look, Ticket, World};
 pub use ssh::{Backups, Control, NodeBinary, SshAccess, SshFailure, SshHosts, SshSettings, Way};
 pub use stop::{Stop, StopSignal};

@@ -5,13 +5,22 @@ use std::collections::BTreeMap;
 use quorate_plan::{
     Claim, Fence, Handover, HostEnsure, InfraEnsure, NodeName, Refusal, Request, Sealed, Seen,
     admit::Recipient,
-    observation::{Fencing, HostReport, InfraView, Target},
+    observation::{Fencing, HostReport, InfraView, Receipt, Target},
     wire::Outcome,
 };
 
 pub use quorate_plan::observation::Look;
 
 use crate::observe::Looks;
+
+/// What makes a request good that somebody else carries.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// A recipient of its host that outlives the session.
+    pub recipient: Recipient,
+    /// What is here of the host's backup, for [`HostEnsure::BackupOffHost`].
+    pub receipt: Option<Receipt>,
+}
 
 /// The hosts of one cluster, each over a channel of its own.
 ///
@@ -42,12 +51,12 @@ pub trait Hosts {
     /// When the host does not answer.
     async fn recipient(&self, on: &NodeName) -> Result<Recipient, HostError>;
 
-    /// A ticket of that host for a request that somebody else carries there: a recipient that outlives this session. What the host needs
-    /// beside the request is brought along: the files of a bundle.
+    /// A ticket of that host for a request that somebody else carries there. What the host needs beside the request is brought along, the
+    /// files of a bundle; and what it is to stand by is brought here, its backup.
     ///
     /// # Errors
     /// When the host does not answer, or does not take a file.
-    async fn ticket(&self, on: &NodeName, ensure: &HostEnsure) -> Result<Recipient, HostError>;
+    async fn ticket(&self, on: &NodeName, ensure: &HostEnsure) -> Result<Ticket, HostError>;
 
     /// Lets `what.from()` seal something to another host's recipient.
     ///

@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     hostile,
-    seam::{HostError, Hosts},
+    seam::{HostError, Hosts, Ticket},
 };
 use channel::{Channel, Opened};
 use send::LocalBundle;
@@ -498,10 +498,13 @@ impl Hosts for SshHosts {
         self.recipient_by(on, &Call::Recipient).await
     }
 
-    async fn ticket(&self, on: &NodeName, ensure: &HostEnsure) -> Result<Recipient, HostError> {
-        self.deliver(on, ensure, &mut |line| tracing::debug!(%on, "{line}"))
-            .await?;
-        self.recipient_by(on, &Call::Ticket).await
+    async fn ticket(&self, on: &NodeName, ensure: &HostEnsure) -> Result<Ticket, HostError> {
+        let mut progress = |line| tracing::debug!(%on, "{line}");
+        self.deliver(on, ensure, &mut progress).await?;
+        // A ticket is good for minutes, and a backup may take longer.
+        let receipt = self.fetch(on, ensure, &mut progress).await?;
+        let recipient = self.recipient_by(on, &Call::Ticket).await?;
+        Ok(Ticket { recipient, receipt })
     }
 
     async fn seal(

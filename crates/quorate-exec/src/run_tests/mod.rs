@@ -22,7 +22,7 @@ use quorate_plan::{
 use super::*;
 use crate::{
     journal::{Journal, Recorder, Store},
-    seam::{HostError, InfraError},
+    seam::{HostError, InfraError, Ticket},
 };
 
 fn node(name: &str) -> NodeName {
@@ -319,8 +319,11 @@ impl Hosts for &Fake {
         Ok(Recipient(format!("age1{on}")))
     }
 
-    async fn ticket(&self, on: &NodeName, _ensure: &HostEnsure) -> Result<Recipient, HostError> {
-        self.recipient(on).await
+    async fn ticket(&self, on: &NodeName, _ensure: &HostEnsure) -> Result<Ticket, HostError> {
+        Ok(Ticket {
+            recipient: self.recipient(on).await?,
+            receipt: None,
+        })
     }
 
     async fn seal(

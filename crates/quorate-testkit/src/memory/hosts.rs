@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use quorate_exec::{HostError, Hosts, Infra, InfraError, World as Seams};
+use quorate_exec::{HostError, Hosts, Infra, InfraError, Ticket, World as Seams};
 use quorate_plan::{
     Claim, Fence, Handover, HostEnsure, InfraEnsure, Missing, NodeName, Operator, Request, Sealed,
     Seen,
@@ -358,10 +358,15 @@ impl Hosts for MemoryHosts {
             .await
     }
 
-    async fn ticket(&self, on: &NodeName, _ensure: &HostEnsure) -> Result<Recipient, HostError> {
-        self.0
+    async fn ticket(&self, on: &NodeName, _ensure: &HostEnsure) -> Result<Ticket, HostError> {
+        let recipient = self
+            .0
             .exchange(on, "ticket", |inner| inner.world.recipient(on))
-            .await
+            .await?;
+        Ok(Ticket {
+            recipient,
+            receipt: None,
+        })
     }
 
     async fn seal(

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use quorate_exec::{HostError, Hosts as Seam, fence};
+use quorate_exec::{HostError, Hosts as Seam, Ticket, fence};
 use quorate_plan::{
     Claim, Fence, Handover, HostEnsure, NodeName, Request, Sealed, Seen,
     admit::Recipient,
@@ -209,7 +209,7 @@ impl Seam for Gates<'_> {
         unreachable!("a fence is taken before anything is handed over")
     }
 
-    async fn ticket(&self, _on: &NodeName, _ensure: &HostEnsure) -> Result<Recipient, HostError> {
+    async fn ticket(&self, _on: &NodeName, _ensure: &HostEnsure) -> Result<Ticket, HostError> {
         unreachable!("a fence is taken before anything is handed over")
     }
 

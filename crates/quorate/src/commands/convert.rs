@@ -89,30 +89,42 @@ pub async fn run(
     };
     let intent = wanted(&cluster, goal, &verb.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
-    if !arguments.undo {
-        console.say(where_the_backup_goes(&cluster));
+    if let Goal::Convert { .. } = intent.goal {
+        say_where_the_backup_goes(&cluster, console);
     }
-    if !arguments.undo && pause_after.is_none() {
-        console.say(
-            "Point of no return: the promotion of the second master. Until then `quorate convert --undo` takes everything back; from then on the way is on to the masters of the file.",
-        );
-    }
+    say_where_the_way_back_ends(&intent.goal, console);
     verb::run(verb, &cluster, &intent, &world, console, reach).await
 }
 
-fn where_the_backup_goes(cluster: &ClusterFile) -> String {
+/// Of a conversion, before it is begun.
+pub(super) fn say_where_the_backup_goes(cluster: &ClusterFile, console: &mut Console) {
     let folder = cluster.backup_folder();
     let folder = folder.display();
-    if cluster.backup.recipients.is_empty() {
+    let recipients = &cluster.backup.recipients;
+    console.say(if recipients.is_empty() {
         let identity = cluster.directories.backup_identity();
         format!(
             "The backup goes to `{folder}`, sealed to the identity in `{}`: keep a copy of that elsewhere, without it the backup is worth nothing.",
             identity.display()
         )
     } else {
-        format!(
-            "The backup goes to `{folder}`, sealed to {}.",
-            cluster.backup.recipients.join(", ")
-        )
+        format!("The backup goes to `{folder}`, sealed to {}.", recipients.join(", "))
+    });
+}
+
+/// Of a conversion that goes there: before it is begun.
+pub(super) fn say_where_the_way_back_ends(goal: &Goal, console: &mut Console) {
+    match goal {
+        Goal::Convert { pause_after: None } => console.say(
+            "Point of no return: the promotion of the second master. Until then `quorate convert --undo` takes everything back; from then on the way is on to the masters of the file.",
+        ),
+        Goal::Convert {
+            pause_after: Some(_),
+        }
+        | Goal::Unconvert
+        | Goal::Converge
+        | Goal::Replace { .. }
+        | Goal::Remove { .. }
+        | Goal::Repair => {}
     }
 }
