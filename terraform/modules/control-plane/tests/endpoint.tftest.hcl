@@ -98,7 +98,7 @@ run "other_pod_networks_open_other_ports" {
   }
 
   assert {
-    condition     = keys(aws_vpc_security_group_ingress_rule.role) == ["apiserver-balanced/balancer", "apiserver/master", "bgp/node", "endpoint/node", "etcd-client/master", "etcd-peer/master", "kubelet-metrics/worker", "kubelet/master", "wireguard/node"]
+    condition     = keys(aws_vpc_security_group_ingress_rule.role) == ["apiserver-balanced/balancer", "apiserver/node", "bgp/node", "endpoint/node", "etcd-client/master", "etcd-peer/master", "kubelet-metrics/worker", "kubelet/master", "wireguard/node"]
     error_message = "Seen: ${jsonencode(keys(aws_vpc_security_group_ingress_rule.role))}."
   }
   assert {
