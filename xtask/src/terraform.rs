@@ -79,7 +79,11 @@ pub fn run() -> Result<ExitCode> {
 
 /// How many steps a tier has.
 pub fn steps(tier: Tier) -> usize {
-    suites(tier).len()
+    let built = match tier {
+        Tier::Quick => 0,
+        Tier::Whole => 1,
+    };
+    suites(tier).len() + built
 }
 
 /// The steps of a tier. Python can be had everywhere, so in CI it may not be missing; what else the scripts need they look for themselves,
@@ -89,6 +93,11 @@ pub fn steps(tier: Tier) -> usize {
 /// When a script counts nothing.
 pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
     let mut all = Counts::default();
+    // Terraform is also run by `quorate infra`.
+    let quorate = match tier {
+        Tier::Quick => None,
+        Tier::Whole => Some(build::quorate_for_tests(progress)?),
+    };
     for suite in suites(tier) {
         if !machine::on_path("python3") {
             let why = format!("{}: the program `python3` is absent", suite.title);
@@ -100,6 +109,7 @@ pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
             continue;
         }
         let mut command = suite.command();
+        command.envs(quorate.iter().map(|quorate| ("QUORATE_BINARY", quorate)));
         let nothing = Some(NOTHING_TESTED);
         let outcome = progress.run_unless(suite.title, &mut command, suite.within, nothing);
         let failed = match outcome {

@@ -6,11 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use quorate_plan::{
-    Change, NodeName, Observation, Quorum, Spec, kubeadm::Peer, permit, spec::Role,
+    Change, MemberId, NodeName, Observation, Quorum, Seen, Spec, observation::EtcdView, permit,
+    spec::Role,
 };
 use serde_json::Value;
 
@@ -140,10 +141,25 @@ impl<'a> Machines<'a> {
                 Some((_, _, Role::Worker | Role::Balancer)) => Kind::Other,
                 // It left the file, or never was in it.
                 None if tagged == Some("master") => Kind::Master(node()),
-                None => Kind::Other,
+                None => match member(cluster.seen, address) {
+                    Ok(None) => Kind::Other,
+                    Ok(Some(_)) => Kind::Master(node()),
+                    // Whoever it is, nobody could say whether it votes.
+                    Err(_) => Self::called(resource),
+                },
             };
         }
-        match tagged {
+        Self::called(resource)
+    }
+
+    /// By its tag, else by what somebody called it.
+    fn called(resource: &Resource) -> Kind {
+        let node = || {
+            resource
+                .tag("quorate/node")
+                .and_then(|name| name.parse().ok())
+        };
+        match resource.tag("quorate/role") {
             Some("master") => return Kind::Master(node()),
             Some(_) => return Kind::Other,
             None => {}
@@ -180,27 +196,70 @@ impl<'a> Machines<'a> {
     /// Whether a master's machine may end: the cluster does not have it as a member any more. `None`: nobody can be asked.
     fn end(&self, node: Option<&NodeName>, address: Option<IpAddr>) -> Option<Result<(), String>> {
         let seen = self.cluster?.seen;
-        let quorum = match Quorum::of(seen) {
-            Ok(Some(quorum)) => quorum,
-            // Every host that was looked at is known to run no etcd.
-            Ok(None) => return Some(Ok(())),
-            Err(missing) => {
-                return Some(Err(format!("the members of etcd are not known: {missing}")));
-            }
-        };
         let Some(address) = address else {
             return Some(Err("the plan does not tell its address".to_owned()));
         };
-        let peer = Peer {
-            name: node
-                .cloned()
-                .unwrap_or_else(|| "unnamed".parse().expect("a word is a node's name")),
-            address,
-        };
-        Some(match quorum.by_peer_url(&peer.peer_url()) {
-            Some((id, _)) => Err(format!("{address} is member {id} of etcd")),
-            None => Ok(()),
+        Some(match member(seen, address) {
+            Ok(Some(id)) => Err(format!("{address} is member {id} of etcd")),
+            Ok(None) if seen.etcd.values().any(runs) || self.looked_at(node, address) => Ok(()),
+            // No etcd was seen anywhere; the only one may be there.
+            Ok(None) => Err(format!(
+                "nobody looked at {address}, which may run an etcd of its own"
+            )),
+            Err(why) => Err(why),
         })
+    }
+
+    /// Whether a host is among those that a look asks.
+    fn looked_at(&self, node: Option<&NodeName>, address: IpAddr) -> bool {
+        self.cluster.is_some_and(|Cluster { spec, seen }| {
+            let mut machines = spec.machines();
+            machines.any(|(_, machine, _)| machine.address == address)
+                || node.is_some_and(|node| seen.etcd.contains_key(node))
+        })
+    }
+}
+
+fn runs(etcd: &Seen<Option<EtcdView>>) -> bool {
+    etcd.get().is_ok_and(Option::is_some)
+}
+
+/// Which member of etcd is at an address, or comes there: by its URLs, never by a name.
+fn member(seen: &Observation, address: IpAddr) -> Result<Option<MemberId>, String> {
+    let quorum = match Quorum::of(seen) {
+        Ok(Some(quorum)) => quorum,
+        // Every host that was looked at is known to run no etcd.
+        Ok(None) => return Ok(None),
+        Err(missing) => return Err(format!("the members of etcd are not known: {missing}")),
+    };
+    let mut by_name = None;
+    for (id, member) in &quorum.members {
+        for url in member.peer_urls.iter().chain(&member.client_urls) {
+            match host(url) {
+                Some(at) if at == address => return Ok(Some(*id)),
+                Some(_) => {}
+                None => {
+                    by_name.get_or_insert((id, url));
+                }
+            }
+        }
+    }
+    match by_name {
+        None => Ok(None),
+        Some((id, url)) => Err(format!(
+            "member {id} of etcd is reached at {url}, which is no address"
+        )),
+    }
+}
+
+/// `10.0.0.11` of `https://10.0.0.11:2380`.
+fn host(url: &str) -> Option<IpAddr> {
+    let (_, authority) = url.split_once("://")?;
+    let authority = authority.split('/').next().unwrap_or_default();
+    let socket: Result<SocketAddr, _> = authority.parse();
+    match socket {
+        Ok(socket) => Some(socket.ip()),
+        Err(_) => authority.trim_matches(['[', ']']).parse().ok(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! A plan of Terraform or OpenTofu, as `terraform show -json` writes it. Start at [`TerraformPlan::parse`].
 
-use serde::Deserialize;
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Longest plan that is read, in bytes; one of five masters and a VPC is half a megabyte.
@@ -11,6 +13,8 @@ const BYTES_MAX: usize = 256 << 20;
 pub struct TerraformPlan {
     /// Every managed resource of it, those that stay among them.
     pub resources: Vec<Resource>,
+    /// The output `quorate_cluster` of the state that it starts from, where that has one.
+    pub cluster: Option<Value>,
 }
 
 /// A resource of a plan.
@@ -31,7 +35,8 @@ pub struct Resource {
 }
 
 /// What happens to a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Action {
     /// Nothing.
     Keep,
@@ -83,6 +88,8 @@ struct File {
     errored: Option<bool>,
     #[serde(default)]
     resource_changes: Vec<Written>,
+    #[serde(default)]
+    prior_state: Value,
 }
 
 #[derive(Deserialize)]
@@ -145,7 +152,12 @@ impl TerraformPlan {
             .into_iter()
             .filter(|written| written.mode == "managed");
         let resources = managed.map(resource).collect::<Result<_, _>>()?;
-        Ok(Self { resources })
+        let cluster = file
+            .prior_state
+            .pointer("/values/outputs/quorate_cluster/value")
+            .filter(|value| !value.is_null())
+            .cloned();
+        Ok(Self { resources, cluster })
     }
 }
 
@@ -195,6 +207,17 @@ impl Resource {
     pub(crate) fn changes(&self, key: &str) -> bool {
         self.before.get(key) != self.after.get(key)
             && !(nothing(self.before.get(key)) && nothing(self.after.get(key)))
+    }
+
+    /// The attributes that an update changes, by name. Values stay untold: some are sensitive.
+    pub fn changing(&self) -> Vec<&str> {
+        let maps = [&self.before, &self.after];
+        let all: BTreeSet<&str> = maps
+            .into_iter()
+            .filter_map(Value::as_object)
+            .flat_map(|map| map.keys().map(String::as_str))
+            .collect();
+        all.into_iter().filter(|key| self.changes(key)).collect()
     }
 
     /// Whether it is not there any more, or another one is in its place.

@@ -255,6 +255,43 @@ fn a_machine_of_nobody_is_not_passed_over() {
     assert_eq!(lint(&plan, Some(known)), []);
 }
 
+/// A machine that carries no tag and is in no cluster file is a master all the same while etcd has it.
+#[test]
+fn a_member_that_left_the_file_is_known_by_its_address() {
+    let of = |address: &str, seen: &Observation| {
+        let text = format!(
+            r#"{{"format_version": "1.2", "resource_changes": [{{"address": "aws_instance.box", "mode": "managed", "type": "aws_instance",
+                "name": "box", "change": {{"actions": ["delete"], "before": {{"id": "i-01", "private_ip": "{address}"}}, "after": null}}}}]}}"#
+        );
+        let plan = TerraformPlan::parse(text.as_bytes()).expect("a plan");
+        let (_, spec) = cluster("nothing");
+        short(&lint(&plan, Some(Cluster { spec: &spec, seen })))
+    };
+    let fourth = seeing::address("d").to_string();
+    let four = seeing::seen("a+ b+ c+ d+");
+    assert_eq!(of(&fourth, &four), ["master-destroyed aws_instance.box"]);
+    assert_eq!(of(&fourth, &seeing::seen("a+ b+ c+")), [""; 0]);
+    // Nobody could say who votes.
+    let unknown = seeing::seen("a- b+ c-");
+    assert_eq!(of(&fourth, &unknown), ["machine-unknown aws_instance.box"]);
+}
+
+#[test]
+fn the_output_of_the_state_before_comes_with_the_plan() {
+    let with = |outputs: &str| {
+        let text = format!(
+            r#"{{"format_version": "1.2", "resource_changes": [], "prior_state": {{"values": {{"outputs": {outputs}}}}}}}"#
+        );
+        TerraformPlan::parse(text.as_bytes())
+            .expect("a plan")
+            .cluster
+    };
+    let told = with(r#"{"quorate_cluster": {"sensitive": false, "value": {"version": 1}}}"#);
+    assert_eq!(told, Some(serde_json::json!({"version": 1})));
+    assert_eq!(with(r#"{"other": {"value": 1}}"#), None);
+    assert_eq!(plan("nothing").cluster, None, "it is cut off");
+}
+
 #[test]
 fn what_is_no_plan_is_refused() {
     let refused = |text: &str| TerraformPlan::parse(text.as_bytes()).expect_err("no plan");

@@ -78,6 +78,8 @@ pub enum Command {
     #[command(subcommand)]
     Lint(commands::lint::Command),
     #[command(subcommand)]
+    Infra(commands::infra::Command),
+    #[command(subcommand)]
     Journal(commands::journal::Command),
     #[command(subcommand)]
     Lock(commands::lock::Command),

@@ -13,7 +13,7 @@ use quorate_plan::{
     Acceptance, Goal, Intent, Observation, Spec,
     diagnostic::{self, Diagnostic},
     intent::BundleRef,
-    spec::{self, Cni},
+    spec::{self, Cni, Inventory},
 };
 
 use crate::{
@@ -51,6 +51,19 @@ impl ClusterFile {
         directories: Directories,
         console: &mut Console,
     ) -> Result<Self, Failure> {
+        Self::read_with(file, directories, console, terraform::inventory)
+    }
+
+    /// As [`Self::read`], with another way to know what Terraform made in a directory.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and when that way does not tell.
+    pub fn read_with(
+        file: &Path,
+        directories: Directories,
+        console: &mut Console,
+        inventory: impl FnOnce(&Path) -> Result<Inventory, Failure>,
+    ) -> Result<Self, Failure> {
         let text = read_text("the cluster file", file).map_err(|failure| {
             if file.exists() {
                 failure
@@ -65,15 +78,17 @@ impl ClusterFile {
             Failure::doing(Exit::Unexpected, "there is no working directory", &error)
         })?;
         let mut asked = None;
-        let read = spec::parse_with(&text, &file.display().to_string(), |directory| {
-            match terraform::inventory(&beside(&path, directory)) {
+        let read = spec::parse_with(
+            &text,
+            &file.display().to_string(),
+            |directory| match inventory(&beside(&path, directory)) {
                 Ok(inventory) => Some(inventory),
                 Err(failure) => {
                     asked = Some(failure);
                     None
                 }
-            }
-        });
+            },
+        );
         let (mut spec, warnings) = match (read, asked) {
             (Ok(read), _) => read,
             (Err(found), Some(failure)) if found.is_empty() => return Err(failure),
@@ -163,6 +178,51 @@ impl ClusterFile {
             accepted: BTreeSet::new(),
             retired: Known::read(&self.state())?.retired(&self.spec, &Goal::Converge),
         })
+    }
+}
+
+/// A cluster file whose machines are Terraform's, before anybody asked Terraform for them.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// The directory of the configuration, absolute.
+    pub directory: PathBuf,
+}
+
+impl Configured {
+    /// Reads it as far as that goes without knowing the machines.
+    ///
+    /// # Errors
+    /// When it cannot be read, is wrong, or its machines are not Terraform's.
+    pub fn read(file: &Path, console: &mut Console) -> Result<Self, Failure> {
+        let text = read_text("the cluster file", file)?;
+        let path = std::path::absolute(file).map_err(|error| {
+            Failure::doing(Exit::Unexpected, "there is no working directory", &error)
+        })?;
+        let mut configuration = None;
+        let read = spec::parse_with(&text, &file.display().to_string(), |directory| {
+            configuration = Some(beside(&path, directory));
+            None
+        });
+        match (read, configuration) {
+            (Err(found), _) if !found.is_empty() => Err(mistakes(&found, &text, console)),
+            (_, Some(directory)) => {
+                terraform::exists(&directory)?;
+                Ok(Self {
+                    path,
+                    text,
+                    directory,
+                })
+            }
+            (_, None) => Err(Failure::usage(format!(
+                "the machines of `{}` are not Terraform's",
+                file.display()
+            ))
+            .hint("`provider: { kind: terraform }` says that they are")),
+        }
     }
 }
 

@@ -64,6 +64,16 @@ impl Interrupts {
             .expect("the sender lives in self");
     }
 
+    /// Somebody has interrupted what can be left at any moment.
+    pub fn heard(&self) -> bool {
+        *self.0.interrupted.borrow()
+    }
+
+    /// Changes with every Ctrl-C that comes while something can be left at any moment, or ends by itself when it is asked to.
+    pub fn presses(&self) -> watch::Receiver<bool> {
+        self.0.interrupted.subscribe()
+    }
+
     /// Asks a question: Ctrl-C ends the process until it was answered, since a thread that reads cannot be called back.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ pub mod known;
 pub mod reach;
 pub mod reference;
 pub mod saved;
+pub mod saved_infra;
 pub mod show;
 pub mod state;
 pub mod terraform;
@@ -117,6 +118,7 @@ async fn command(
         Command::Drill(command) => commands::drill::run(command, console).await,
         Command::Node(command) => commands::node::run(command, console).await,
         Command::Lint(command) => commands::lint::run(command, console, reach).await,
+        Command::Infra(command) => commands::infra::run(command, console, reach).await,
         Command::Journal(command) => commands::journal::run(command, console, reach),
         Command::Lock(command) => commands::lock::run(command, console, reach).await,
         Command::Requests(arguments) => commands::requests::run(arguments, console, reach).await,

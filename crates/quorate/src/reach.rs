@@ -1,6 +1,6 @@
 //! How a command reaches a cluster: the seam that lets scripts run against a cluster in memory. For processes it is [`Ssh`].
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use quorate_exec::{
     Control, Hosts, Infra, LocalMachines, Machines, Nlb, SshAccess, SshHosts, SshSettings, Way,
@@ -17,6 +17,7 @@ use crate::{
     exit::Exit,
     failure::Failure,
     state::Directories,
+    terraform::tool,
 };
 
 /// A way to a cluster.
@@ -36,6 +37,14 @@ pub trait Reach {
     /// When there is no home directory.
     fn directories(&self) -> Result<Directories, Failure> {
         Directories::of_process()
+    }
+
+    /// The program that makes machines where a configuration of Terraform says which.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn terraform(&self) -> Result<PathBuf, Failure> {
+        tool::program()
     }
 
     /// What making the machines of a cluster would change on this machine beyond what is the cluster's own, one line each.

@@ -3,12 +3,13 @@
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use etcetera::BaseStrategy as _;
 use quorate_plan::ClusterName;
+use tempfile::TempDir;
 
 use crate::{exit::Exit, failure::Failure};
 
@@ -68,6 +69,22 @@ impl Directories {
         self.data.join("bundles")
     }
 
+    /// A directory that is ours alone and goes when it is dropped, for what must not lie about.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn private(&self) -> Result<TempDir, Failure> {
+        make(&self.state)?;
+        tempfile::Builder::new()
+            .prefix("private-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(&self.state)
+            .map_err(|error| {
+                let doing = format!("could not make a directory in `{}`", self.state.display());
+                Failure::doing(Exit::Unexpected, doing, &error)
+            })
+    }
+
     /// Where SSH's control sockets go: a short path, since a socket's may have 107 bytes. Whoever uses it checks that it is ours alone.
     pub fn sockets(&self) -> PathBuf {
         match &self.runtime {
@@ -104,13 +121,17 @@ impl ClusterState {
     /// # Errors
     /// When it cannot be made.
     pub fn make(&self) -> Result<(), Failure> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.root)
-            .map_err(|error| {
-                let doing = format!("could not make the directory `{}`", self.root.display());
-                Failure::doing(Exit::Unexpected, doing, &error)
-            })
+        make(&self.root)
     }
+}
+
+fn make(directory: &Path) -> Result<(), Failure> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| {
+            let doing = format!("could not make the directory `{}`", directory.display());
+            Failure::doing(Exit::Unexpected, doing, &error)
+        })
 }

@@ -11,6 +11,7 @@ pub mod drill;
 mod edit;
 pub mod explain;
 pub mod hosts;
+pub mod infra;
 pub mod init;
 pub mod journal;
 pub mod kubeconfig;

@@ -4,6 +4,7 @@ pub mod adoption;
 pub mod assessment;
 pub mod bundle;
 pub mod details;
+pub mod infra;
 pub mod json;
 pub mod lint;
 pub mod plan;

@@ -1,11 +1,17 @@
-//! What Terraform, or OpenTofu, says of a cluster that it made. Start at [`inventory`]. It is only asked for an output: nothing is planned or
-//! applied by Quorate.
+//! Terraform, or OpenTofu, which makes the machines of a cluster: the user's own program, run where its configuration is.
+//!
+//! [`inventory`] is what it says of a cluster that it made. For planning and applying, [`tool`] builds what is asked, [`drive`] runs it, and [`stream`]
+//! reads what it tells meanwhile; `commands/infra.rs` has the order of things.
+
+pub mod drive;
+pub mod stream;
+pub mod tool;
 
 use std::{
     io,
     net::IpAddr,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
@@ -21,9 +27,6 @@ use quorate_plan::spec::{EtcdDevice, Inventory, Listed, TargetGroup};
 
 use crate::{exit::Exit, failure::Failure};
 
-/// Names the program, where it is neither `terraform` nor `tofu` on the PATH.
-const PROGRAM: &str = "QUORATE_TERRAFORM";
-
 /// How long it may take to tell an output. A state behind a slow backend takes seconds; one whose backend does not answer is tried for minutes.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
@@ -32,6 +35,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// # Errors
 /// When there is no Terraform, no such directory, no such output, or it is not understood.
 pub fn inventory(directory: &Path) -> Result<Inventory, Failure> {
+    exists(directory)?;
+    ask(&tool::program()?, directory, ANSWER_MAX)
+}
+
+/// There is such a directory.
+///
+/// # Errors
+/// When there is none.
+pub fn exists(directory: &Path) -> Result<(), Failure> {
     if !directory.is_dir() {
         return Err(Failure::usage(format!(
             "there is no directory `{}`",
@@ -39,25 +51,18 @@ pub fn inventory(directory: &Path) -> Result<Inventory, Failure> {
         ))
         .hint("`provider.directory` leads to a Terraform configuration, relative to the cluster file"));
     }
-    ask(&program()?, directory, ANSWER_MAX)
+    Ok(())
 }
 
-fn program() -> Result<PathBuf, Failure> {
-    if let Some(named) = std::env::var_os(PROGRAM) {
-        return Ok(named.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    ["terraform", "tofu"]
-        .iter()
-        .find_map(|name| {
-            std::env::split_paths(&path)
-                .map(|place| place.join(name))
-                .find(|file| file.is_file())
-        })
-        .ok_or_else(|| {
-            Failure::usage("expected `terraform` or `tofu` on the PATH, found neither")
-                .hint(format!("{PROGRAM} names it where it is elsewhere"))
-        })
+/// What an output `quorate_cluster` says that came with a plan.
+///
+/// # Errors
+/// When it is not understood.
+pub fn inventory_of(output: &serde_json::Value) -> Result<Inventory, Failure> {
+    let doing = "could not read the output `quorate_cluster` of the state";
+    let contract = Contract::parse(&output.to_string())
+        .map_err(|error| Failure::doing(Exit::Usage, doing, &error))?;
+    Ok(read(contract))
 }
 
 fn ask(program: &Path, directory: &Path, within: Duration) -> Result<Inventory, Failure> {
@@ -71,9 +76,8 @@ fn ask(program: &Path, directory: &Path, within: Duration) -> Result<Inventory, 
     command
         .arg("output")
         .args(["-no-color", "-json", "quorate_cluster"])
-        .current_dir(directory)
-        .env("TF_IN_AUTOMATION", "1")
-        .env("CHECKPOINT_DISABLE", "1");
+        .current_dir(directory);
+    tool::as_asked(&mut command);
     let output = run_within(command, within)
         .map_err(|error| Failure::doing(Exit::Usage, doing(), &error))?
         .ok_or_else(|| {
@@ -169,13 +173,14 @@ mod tests {
         fs,
         io::Read as _,
         os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+        path::PathBuf,
     };
 
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     use super::*;
 
-    const RECORDED: &str = include_str!("../../../terraform/tests/contract/v1.json");
+    const RECORDED: &str = include_str!("../../../../terraform/tests/contract/v1.json");
 
     #[test]
     fn masters_that_leave_are_not_wanted() {

@@ -133,6 +133,10 @@ impl Reach for &Lab {
         Ok(Directories::below(&self.directory))
     }
 
+    fn terraform(&self) -> Result<PathBuf, Failure> {
+        Ok(self.directory.join("terraform"))
+    }
+
     async fn inventory(
         &self,
         cluster: &ClusterFile,
