@@ -1,15 +1,18 @@
-//! Masters as targets of a Network Load Balancer, against services that take as long as AWS's do, in virtual time. How moto answers the same
-//! calls is in the tests of `quorate-aws`, whose services these are.
+//! Masters as targets of a Network Load Balancer, against services that take as long as AWS's do, in virtual time; and against
+//! moto's server, which somebody else wrote after AWS's own descriptions, where this machine has it. Both are those of the tests of `quorate-aws`.
 
 #[expect(dead_code, reason = "made for more tests than these")]
 #[path = "../../quorate-aws/tests/api/fake.rs"]
 mod fake;
+#[path = "../../quorate-aws/tests/api/moto_server.rs"]
+mod moto_server;
 #[expect(dead_code, reason = "made for more tests than these")]
 #[path = "../../quorate-aws/tests/api/services.rs"]
 mod services;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use quorate_aws::Options;
 use quorate_exec::{Infra as _, Machines, Nlb};
 use quorate_plan::{
     InfraEnsure, NodeName, Seen, Spec,
@@ -19,6 +22,7 @@ use quorate_plan::{
 
 use crate::{
     fake::Fault,
+    moto_server::Moto,
     services::{ENVIRONMENT, GROUP, Services},
 };
 
@@ -28,6 +32,10 @@ fn node(name: &str) -> NodeName {
 
 /// Three masters; of the last one's instance nobody at AWS knows.
 fn cluster() -> Spec {
+    with_targets(GROUP, ["i-01", "i-02", "i-99"])
+}
+
+fn with_targets(group: &str, instances: [&str; 3]) -> Spec {
     let masters = [
         ("cp-1", "10.0.0.11"),
         ("cp-2", "10.0.0.12"),
@@ -49,10 +57,12 @@ fn cluster() -> Spec {
             .collect(),
         workers: Vec::new(),
         target_group: TargetGroup {
-            arn: GROUP.into(),
-            instances: [("cp-1", "i-01"), ("cp-2", "i-02"), ("cp-3", "i-99")]
-                .map(|(name, instance)| (name.to_owned(), instance.to_owned()))
-                .into(),
+            arn: group.into(),
+            instances: masters
+                .iter()
+                .zip(instances)
+                .map(|((name, _), instance)| ((*name).to_owned(), instance.to_owned()))
+                .collect(),
         },
     };
     let file = "apiVersion: quorate/v1\nname: demo\nprovider: { kind: terraform, user: admin }\n";
@@ -158,4 +168,44 @@ async fn what_aws_refuses_is_told_with_its_words() {
     };
     let error = ask(&machines, machine).await.unwrap_err();
     assert!(error.contains("given"), "{error}");
+}
+
+/// moto calls a target healthy as soon as it is registered, and forgets it as soon as it is not.
+#[tokio::test]
+async fn masters_are_registered_at_moto_and_taken_out() {
+    let Some(moto) = Moto::start() else {
+        return;
+    };
+    let ids: [&str; 3] = moto.instances().try_into().expect("three instances");
+    let spec = with_targets(moto.text("target_group"), ids);
+    let options = Options::of(moto.environment());
+    let nlb = Nlb::of(&spec, options).await.unwrap();
+    let machines = Machines::BehindNlb(Box::new(nlb.expect("Terraform's balancer")));
+    let all = |told: &BTreeMap<NodeName, Target>, expected: &Target| {
+        told.len() == 3 && told.values().all(|target| target == expected)
+    };
+    let told = seen(&machines).await;
+    assert!(all(&told, &Target::Absent), "{told:?}");
+    for (name, instance) in ["cp-1", "cp-2", "cp-3"].iter().zip(ids) {
+        let comes = InfraEnsure::Target {
+            node: node(name),
+            instance: instance.into(),
+        };
+        // Asking twice is asking once.
+        for _ in 0..2 {
+            ask(&machines, comes.clone()).await.unwrap();
+        }
+    }
+    let told = seen(&machines).await;
+    assert!(all(&told, &Target::Healthy), "{told:?}");
+    // Once: moto refuses what AWS takes, that one goes who is not there.
+    let gone = InfraEnsure::TargetGone {
+        node: node("cp-2"),
+        instance: ids[1].into(),
+    };
+    ask(&machines, gone).await.unwrap();
+    let told = seen(&machines).await;
+    assert_eq!(told[&node("cp-2")], Target::Absent);
+    assert_eq!(told[&node("cp-1")], Target::Healthy);
+    assert_eq!(told[&node("cp-3")], Target::Healthy);
 }

@@ -7,6 +7,7 @@ mod fake;
 mod faults;
 mod identity;
 mod moto;
+mod moto_server;
 mod services;
 mod targets;
 mod tls;

@@ -1,151 +1,26 @@
 //! Against moto, which somebody else wrote after AWS's own descriptions: that requests are understood and answers read. moto probes nothing, takes
 //! any key and is never slow; for that there are services of our own beside this.
 
-use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
-use quorate_aws::{
-    Arn, Aws, Direction, Environment, InstanceState, Options, Peer, Target, TargetState,
-};
-use serde_json::Value;
+use quorate_aws::{Arn, Aws, Direction, InstanceState, Options, Peer, Target, TargetState};
 
-/// For one call, and for moto to start on a busy machine.
+use crate::moto_server::Moto;
+
+/// For one call on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
-const START_MAX: Duration = Duration::from_secs(120);
-
-/// The Python that has moto: the one that is named, `python3`, or the one that `moto_server` begins with.
-fn interpreter() -> Result<PathBuf, String> {
-    let candidates = match std::env::var_os("QUORATE_MOTO_PYTHON") {
-        Some(named) => vec![PathBuf::from(named)],
-        None => [Some(PathBuf::from("python3")), of_script()]
-            .into_iter()
-            .flatten()
-            .collect(),
-    };
-    for candidate in &candidates {
-        let found = Command::new(candidate)
-            .args(["-c", "import boto3, moto.server"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if found.is_ok_and(|status| status.success()) {
-            return Ok(candidate.clone());
-        }
-    }
-    let looked: Vec<String> = candidates
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    Err(format!(
-        "the AWS client against moto: no Python with moto's server and boto3 (looked at {}); `pip install 'moto[ec2,elbv2,server]==5.2.1'` brings them",
-        looked.join(", ")
-    ))
-}
-
-fn of_script() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let script = std::env::split_paths(&path)
-        .map(|folder| folder.join("moto_server"))
-        .find(|path| path.is_file())?;
-    let mut line = String::new();
-    // A script, so its first line is short; whatever else it may be is not read far.
-    let mut start = BufReader::new(std::fs::File::open(script).ok()?.take(500));
-    start.read_line(&mut line).ok()?;
-    let interpreter = line.trim().strip_prefix("#!")?;
-    (!interpreter.contains(' ')).then(|| PathBuf::from(interpreter))
-}
-
-/// Ends with the pipe to it, also where this process is killed.
-struct Moto {
-    child: Child,
-    made: Value,
-}
-
-impl Moto {
-    fn start(python: &Path) -> Moto {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/at_moto.py");
-        let mut child = Command::new(python)
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it ran a moment ago");
-        let mut errors = child.stderr.take().expect("piped");
-        let errors = std::thread::spawn(move || {
-            let mut text = String::new();
-            errors.read_to_string(&mut text).ok();
-            text
-        });
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let (sender, line) = mpsc::channel();
-        std::thread::spawn(move || sender.send(lines.next()));
-        let line = line.recv_timeout(START_MAX);
-        let mut moto = Moto {
-            child,
-            made: Value::Null,
-        };
-        match line {
-            Ok(Some(Ok(line))) => moto.made = serde_json::from_str(&line).expect("a line of JSON"),
-            other => {
-                moto.end();
-                panic!(
-                    "moto did not start: {other:?}\n{}",
-                    errors.join().unwrap_or_default()
-                )
-            }
-        }
-        moto
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.made[name].as_str().expect("the script says it")
-    }
-
-    fn arn(&self, name: &str) -> Arn {
-        self.text(name).parse().expect("an ARN")
-    }
-
-    fn end(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
 
 #[tokio::test]
 async fn a_cluster_at_moto_is_seen_and_its_targets_moved() {
-    let python = match interpreter() {
-        Ok(python) => python,
-        Err(reason) => {
-            // Past the test runner, which keeps to itself what a test that passes prints.
-            writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("stderr is there");
-            return;
-        }
+    let Some(moto) = Moto::start() else {
+        return;
     };
-    let moto = Moto::start(&python);
-    let environment = Environment::of(
-        [
-            ("AWS_ACCESS_KEY_ID", "testing"),
-            ("AWS_SECRET_ACCESS_KEY", "testing"),
-            ("AWS_ENDPOINT_URL", moto.text("url")),
-        ],
-        None,
-    );
-    let (balancer, group) = (moto.arn("balancer"), moto.arn("target_group"));
+    let arn = |name: &str| -> Arn { moto.text(name).parse().expect("an ARN") };
+    let (balancer, group) = (arn("balancer"), arn("target_group"));
     let options = Options {
         region: Some(balancer.region().clone()),
-        ..Options::of(environment)
+        ..Options::of(moto.environment())
     };
     let aws = Aws::open(options, SOON).await.unwrap();
 
@@ -180,12 +55,7 @@ async fn a_cluster_at_moto_is_seen_and_its_targets_moved() {
     let attributes = aws.target_group_attributes(&group, SOON).await.unwrap();
     assert_eq!(attributes["preserve_client_ip.enabled"], "false");
 
-    let ids: Vec<&str> = moto.made["instances"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let ids = moto.instances();
     let absent = "i-00000000000000000";
     let asked = [&ids[..], &[absent]].concat();
     let mut instances = aws.instances(&asked, SOON).await.unwrap();
