@@ -225,6 +225,7 @@ fn by_apply(
         "hosts are the same, whether a play or `quorate apply` made them",
         by_plays,
         &by_apply,
+        host_state::OF_ITS_TIME,
     );
     Ok(())
 }

@@ -296,8 +296,9 @@ pub fn cluster_file(stage: &Stage, hosts: &Bare, name: &str) -> Result<String> {
         ))
     };
     let mut text = format!(
-        "apiVersion: quorate/v1\nname: {name}\nkubernetes: 1.35.4\n\
+        "apiVersion: quorate/v1\nname: {name}\nkubernetes: {}\n\
          endpoint:\n  host: {}\n  hostsFile: managed\n  balancer: {{ kind: quorate, hosts: [{{ name: lb-1, address: {}, identity: {} }}] }}\n",
+        stage.kubernetes(),
         endpoint(name),
         hosts.address("lb-1")?,
         hosts.identity("lb-1")?.display()

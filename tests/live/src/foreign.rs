@@ -26,7 +26,7 @@ const INSTALLED: &[(&str, &str)] = &[
 /// Hosts in namespaces have no capability to lower an OOM score, and version 1 control groups on some machines.
 const CONTAINERD: &str = "version = 3
 [plugins.\"io.containerd.cri.v1.images\".pinned_images]
-sandbox = \"quorate.local/pause:3.10.1\"
+sandbox = \"PAUSE\"
 [plugins.\"io.containerd.cri.v1.runtime\"]
 restrict_oom_score_adj = true
 ";
@@ -109,7 +109,7 @@ impl Foreign {
                 .into_iter()
                 .try_for_each(|one| one.join().expect("it does not panic"))
         })?;
-        foreign.init(shape)?;
+        foreign.init(stage, shape)?;
         foreign.network(stage)?;
         // Both its pods are where there is a node: on the only one.
         stage.wait(
@@ -167,7 +167,10 @@ impl Foreign {
         }
         let address = self.hosts.address(host)?;
         for (path, text) in [
-            ("etc/containerd/config.toml", CONTAINERD.to_owned()),
+            (
+                "etc/containerd/config.toml",
+                CONTAINERD.replace("PAUSE", stage.image("pause")?),
+            ),
             (
                 "etc/systemd/system/containerd.service",
                 CONTAINERD_UNIT.to_owned(),
@@ -202,7 +205,9 @@ impl Foreign {
         Ok(())
     }
 
-    fn init(&self, shape: &Shape) -> Result<()> {
+    fn init(&self, stage: &Stage, shape: &Shape) -> Result<()> {
+        let kubernetes = stage.kubernetes();
+        let (dns, etcd_tag) = (tag(stage, "coredns")?, tag(stage, "etcd")?);
         let address = self.hosts.address(MASTER)?;
         let Shape {
             cluster,
@@ -221,12 +226,12 @@ nodeRegistration: {{ name: {MASTER} }}
 ---
 apiVersion: kubeadm.k8s.io/v1beta4
 kind: ClusterConfiguration
-kubernetesVersion: v1.35.4
+kubernetesVersion: v{kubernetes}
 imageRepository: quorate.local
-dns: {{ imageTag: v1.13.1 }}
+dns: {{ imageTag: {dns} }}
 etcd:
   local:
-    imageTag: 3.6.16-0
+    imageTag: {etcd_tag}
 {etcd}networking: {{ podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12 }}
 {endpoint}{cluster}---
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -257,6 +262,13 @@ conntrack: {{ maxPerCore: 0 }}
         self.on_master(&format!("kubectl apply -f - <<'END'\n{manifest}\nEND"))?;
         Ok(())
     }
+}
+
+/// The tag of the bundle's image of a role.
+fn tag<'a>(stage: &'a Stage, role: &str) -> Result<&'a str> {
+    let image = stage.image(role)?;
+    let (_, tag) = image.rsplit_once(':').context("an image has a tag")?;
+    Ok(tag)
 }
 
 /// Copies a folder.

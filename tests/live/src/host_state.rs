@@ -1,5 +1,5 @@
 //! What two clusters' hosts have in common: an inventory of files, flags, units and images in which nothing stands that is bound to differ.
-//! Whoever made the cluster, it is the same but for [`EXCEPTIONS`]. Start at [`taken`].
+//! Whoever made the cluster, it is the same but for exceptions that are listed with their reasons. Start at [`taken`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,16 +14,38 @@ use x509_parser::{extensions::GeneralName, pem::Pem, prelude::FromDer as _};
 
 use crate::{bare::Bare, stage::Stage};
 
-/// What may differ, as the beginning of a line of [`taken`] after the host's name, and why.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    (
-        "file /var/lib/quorate/fence.json",
-        "counts the operations there were, and a play that was broken off is one more",
-    ),
-    (
-        "file /var/lib/quorate/etcd-member.json",
-        "the identity of a member of etcd, which is of the time when it joined",
-    ),
+/// What may differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Exception {
+    /// On these hosts; on all where there are none.
+    pub on: &'static [&'static str],
+    /// The beginning of a line of [`taken`] after the host's name.
+    pub begin: &'static str,
+    pub why: &'static str,
+}
+
+/// What may differ between two clusters that Quorate made.
+pub const OF_ITS_TIME: &[Exception] = &[
+    Exception {
+        on: &[],
+        begin: "file /var/lib/quorate/fence.json",
+        why: "counts the operations there were, and a play that was broken off is one more",
+    },
+    Exception {
+        on: &[],
+        begin: "file /var/lib/quorate/etcd-member.json",
+        why: "the identity of a member of etcd, which is of the time when it joined",
+    },
+];
+
+/// Texts that are compared line by line: what differs is then said in their own words.
+const LINE_BY_LINE: &[&str] = &[
+    "/etc/default/",
+    "/etc/hosts",
+    "/etc/kubernetes/manifests/",
+    "/etc/sysctl.d/",
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/kubeadm-flags.env",
 ];
 
 /// What is no state that anybody asked for: programs' records of their own running, what a host made for itself at its first boot, and the way in that it was given.
@@ -32,6 +54,7 @@ const PASSED_OVER: &[&str] = &[
     "/etc/machine-id",
     "/etc/ssh/ssh_host_",
     "/etc/resolv.conf",
+    "/root/.kube/cache/",
     "/root/.ssh/authorized_keys",
     "/run/",
     "/tmp/",
@@ -58,6 +81,9 @@ const PASSED_OVER: &[&str] = &[
     "/var/lib/systemd/",
 ];
 
+/// Differences that are shown; the others are many of one kind.
+const LINES_SHOWN: usize = 300;
+
 /// Programs whose flags are compared.
 const PROGRAMS: &str = "containerd kubelet etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy flanneld coredns";
 
@@ -68,19 +94,40 @@ const PROGRAMS: &str = "containerd kubelet etcd kube-apiserver kube-controller-m
 pub fn taken(hosts: &Bare, on: &[&str]) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     for host in on {
-        for (name, state) in files(&hosts.disk(host)?)? {
+        let upper = hosts.disk(host)?;
+        for (name, state) in files(&upper)? {
             all.insert(format!("{host} file {name} {state}"));
+            if line_by_line(&name) {
+                let text = fs::read_to_string(upper.join(name.trim_start_matches('/')))?;
+                all.extend(numbered(&text).map(|line| format!("{host} line {name} {line}")));
+            }
         }
         for line in hosts.run(host, &script())?.lines() {
-            all.insert(format!("{host} {line}"));
+            let Some(flags) = line.strip_prefix("flags ") else {
+                all.insert(format!("{host} {line}"));
+                continue;
+            };
+            let (program, flags) = flags.split_once(' ').unwrap_or((flags, ""));
+            all.insert(format!("{host} runs {program}"));
+            all.extend(
+                flags
+                    .split(' ')
+                    .map(|flag| format!("{host} flag {program} {flag}")),
+            );
         }
     }
     Ok(all)
 }
 
 /// Checks that two inventories are the same but for the exceptions, and shows what differs besides.
-pub fn same(stage: &mut Stage, what: &str, one: &BTreeSet<String>, other: &BTreeSet<String>) {
-    let mut excepted: BTreeMap<&str, usize> = BTreeMap::new();
+pub fn same(
+    stage: &mut Stage,
+    what: &str,
+    one: &BTreeSet<String>,
+    other: &BTreeSet<String>,
+    exceptions: &[Exception],
+) {
+    let mut excepted = vec![0; exceptions.len()];
     let mut differing = Vec::new();
     let only = |sign, a: &BTreeSet<String>, b: &BTreeSet<String>| {
         a.difference(b)
@@ -88,12 +135,8 @@ pub fn same(stage: &mut Stage, what: &str, one: &BTreeSet<String>, other: &BTree
             .collect::<Vec<_>>()
     };
     for (sign, line) in [only('-', one, other), only('+', other, one)].concat() {
-        let thing = line.split_once(' ').map_or("", |(_, thing)| thing);
-        match EXCEPTIONS
-            .iter()
-            .find(|(begin, _)| thing.starts_with(begin))
-        {
-            Some((begin, _)) => *excepted.entry(begin).or_default() += 1,
+        match exceptions.iter().position(|one| one.is_of(&line)) {
+            Some(number) => excepted[number] += 1,
             None => differing.push(format!("{sign} {line}")),
         }
     }
@@ -101,15 +144,36 @@ pub fn same(stage: &mut Stage, what: &str, one: &BTreeSet<String>, other: &BTree
         &format!("{what}: {} things", one.len()),
         differing.is_empty() && one.len() > 200,
     );
-    for line in differing.iter().take(60) {
+    for line in differing.iter().take(LINES_SHOWN) {
         stage.say(&format!("        {line}"));
     }
-    for (begin, reason) in EXCEPTIONS {
-        let times = excepted.get(begin).copied().unwrap_or(0);
+    for (exception, times) in exceptions.iter().zip(excepted) {
         stage.say(&format!(
-            "        {times:>3} lines may differ: {begin}…: {reason}"
+            "        {times:>3} lines may differ: {}…: {}",
+            exception.begin, exception.why
         ));
     }
+}
+
+impl Exception {
+    fn is_of(&self, line: &str) -> bool {
+        let (host, thing) = line.split_once(' ').unwrap_or((line, ""));
+        (self.on.is_empty() || self.on.contains(&host)) && thing.starts_with(self.begin)
+    }
+}
+
+fn line_by_line(name: &str) -> bool {
+    LINE_BY_LINE.iter().any(|begin| name.starts_with(begin))
+}
+
+/// Lines, each with how often it was there before: two that are the same are two.
+fn numbered(text: &str) -> impl Iterator<Item = String> {
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    text.lines().map(move |line| {
+        let seen = times.entry(line).or_default();
+        *seen += 1;
+        format!("{seen} {line}")
+    })
 }
 
 fn script() -> String {
@@ -188,6 +252,9 @@ fn held(name: &str, bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return hash(bytes);
     };
+    if line_by_line(name) {
+        return "told below".to_owned();
+    }
     if text.contains("-----BEGIN") {
         return pems(text);
     }
@@ -280,6 +347,26 @@ fn without_keys(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exception_is_of_its_hosts_and_of_what_it_names() {
+        let exception = |on| Exception {
+            on,
+            begin: "flag etcd --initial-cluster",
+            why: "",
+        };
+        let line = "cp-2 flag etcd --initial-cluster=cp-1=https://10.0.0.1:2380";
+        assert!(exception(&[]).is_of(line));
+        assert!(exception(&["cp-1", "cp-2"]).is_of(line));
+        assert!(!exception(&["cp-1"]).is_of(line));
+        assert!(!exception(&[]).is_of("cp-2 flag etcd --data-dir=/var/lib/etcd"));
+    }
+
+    #[test]
+    fn a_line_that_is_there_twice_is_two() {
+        let told: Vec<String> = numbered("a\nb\na\n").collect();
+        assert_eq!(told, ["1 a", "1 b", "2 a"]);
+    }
 
     #[test]
     fn names_without_their_times() {

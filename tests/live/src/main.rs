@@ -10,6 +10,7 @@ mod bench;
 mod blocks;
 mod bring_up;
 mod convert;
+mod convert_alike;
 mod convert_back;
 mod convert_odd;
 mod drills;
@@ -118,6 +119,13 @@ const CASES: &[Case] = &[
         budget_s: 420,
         about: "a cluster made long ago and edited by hand: mended as it is said, a straggler, a join that fails half way, then three masters",
         run: convert_odd::run,
+    },
+    Case {
+        name: "convert-alike",
+        full: true,
+        budget_s: 360,
+        about: "hosts of a cluster that was converted are those of one that apply makes: files, flags, units, settings and images",
+        run: convert_alike::run,
     },
     Case {
         name: "kubeadm-kin",

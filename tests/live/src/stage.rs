@@ -30,8 +30,10 @@ static WAITED_FOR: AtomicI32 = AtomicI32::new(0);
 pub struct Stage {
     /// The static `quorate`.
     pub quorate: PathBuf,
-    /// A bundle of the default Kubernetes version.
+    /// A bundle of the Kubernetes version that the case is for.
     pub bundle: PathBuf,
+    /// What that bundle says of itself.
+    manifest: Value,
     /// A directory of the case's own: cluster files, XDG directories.
     pub directory: PathBuf,
     passed: usize,
@@ -56,9 +58,12 @@ pub fn perform(name: &'static str, run: fn(&mut Stage) -> Result<()>) -> Result<
         Ok(value.into())
     };
     let directory = tempfile::Builder::new().prefix("quorate-live-").tempdir()?;
+    let bundle = path("QUORATE_BUNDLE")?;
+    let manifest = fs::read(bundle.join("manifest.json")).context("there is no bundle")?;
     let mut stage = Stage {
         quorate: path("QUORATE_BINARY")?,
-        bundle: path("QUORATE_BUNDLE")?,
+        bundle,
+        manifest: serde_json::from_slice(&manifest)?,
         directory: directory.path().to_path_buf(),
         passed: 0,
         failed: 0,
@@ -159,6 +164,18 @@ pub fn finish(command: &mut Command) -> Result<Output> {
 }
 
 impl Stage {
+    /// The Kubernetes version of the bundle, as `1.35.4`.
+    pub fn kubernetes(&self) -> &str {
+        self.manifest["kubernetes"].as_str().unwrap_or_default()
+    }
+
+    /// The bundle's image of a role, with its tag.
+    pub fn image(&self, role: &str) -> Result<&str> {
+        self.manifest["images"][role]
+            .as_str()
+            .with_context(|| format!("the bundle has no image of {role}"))
+    }
+
     /// Says something, with the time since the case began.
     pub fn say(&self, what: &str) {
         // Nobody may listen any more, and the hosts have to go nevertheless.
