@@ -56,8 +56,6 @@ const EXCEPTIONS: &[Exception] = &[
     owners("file /etc/systemd/system/kubelet.service"),
     owners("file /etc/sysctl.d/90-"),
     owners("line /etc/sysctl.d/90-"),
-    owners("setting "),
-    owners("file /etc/modules-load.d/90-quorate.conf"),
     owners("file /var/lib/quorate/components.json"),
     owners("file /var/lib/quorate/bundle"),
     owners("line /etc/default/kubelet "),
@@ -66,6 +64,11 @@ const EXCEPTIONS: &[Exception] = &[
     owners("file /var/lib/kubelet/instance-config.yaml"),
     owners("file /root/kubeadm.yaml"),
     owners("file /root/.kube/config"),
+    Exception {
+        on: &WORKERS,
+        begin: "image quorate.local/",
+        why: "its owner imported all images on every host",
+    },
     kept("file /var/lib/quorate/conversion/"),
     scheduled("runs /coredns"),
     scheduled("flag /coredns "),
@@ -73,6 +76,16 @@ const EXCEPTIONS: &[Exception] = &[
         on: &[],
         begin: "line /var/lib/kubelet/config.yaml 1 failSwapOn: ",
         why: "the cluster's owner lets kubelets run beside swap, and who joins gets that, too",
+    },
+    Exception {
+        on: &[MASTER],
+        begin: "flag etcd --initial-cluster-state=new",
+        why: "only what was founded with others has a state; etcd reads it at its first start alone",
+    },
+    Exception {
+        on: &[MASTER],
+        begin: "line /etc/kubernetes/manifests/etcd.yaml 1     - --initial-cluster-state=new",
+        why: "only what was founded with others has a state; etcd reads it at its first start alone",
     },
     Exception {
         on: &MASTERS,
