@@ -1,4 +1,4 @@
-"""site.yml as a person runs it, with a quorate that is a script: the order of asking and handing over, and what ends a play."""
+"""Playbooks as a person runs them, with a quorate that is a script: the order of asking and handing over, and what ends a play."""
 
 import json
 import os
@@ -21,31 +21,48 @@ def note(line):
     with open(here / "log", "a") as log:
         log.write(line + "\\n")
 rounds = json.loads((here / "rounds").read_text())
+goal = words[words.index("--convert"):] if "--convert" in words else []
 if words[:2] == ["node", "run"]:
     carried = json.loads(sys.stdin.read())
     note("act " + carried["ticket"])
     print("on the way", file=sys.stderr)
     print(json.dumps(carried["request"]))
 elif words[:2] == ["lock", "take"]:
-    note("take")
+    note(" ".join(["take"] + goal))
+    refusal = here / "refusal"
+    if refusal.exists():
+        sys.exit(refusal.read_text())
     pathlib.Path(words[words.index("--out") + 1]).write_text("fence")
     print(json.dumps({"steps": len(rounds)}))
 elif words[0] == "requests" and "-f" in words:
-    note("foresee")
+    note(" ".join(["foresee"] + goal))
     hosts = {}
+    provider = []
     for one in rounds:
+        provider.extend(one.pop("provider", []))
         for name, steps in one.items():
             hosts.setdefault(name, []).extend(steps)
     for steps in hosts.values():
         for step in steps:
             step.pop("carried")
-    print(json.dumps({"left": len(rounds), "hosts": hosts}))
+    print(json.dumps({"left": len(rounds), "hosts": hosts, "provider": provider}))
 elif words[0] == "requests":
     assert pathlib.Path(words[1]).read_text() == "fence"
     note("ask")
     first = rounds.pop(0) if rounds else None
     (here / "rounds").write_text(json.dumps(rounds))
-    print(json.dumps({"left": len(rounds) + 1 if first else 0, "hosts": first or {}}))
+    hosts = first or {}
+    provider = hosts.pop("provider", [])
+    (here / "provider").write_text(json.dumps(provider))
+    print(json.dumps({"left": len(rounds) + 1 if first is not None else 0, "hosts": hosts, "provider": provider}))
+elif words[0] == "provide":
+    assert pathlib.Path(words[1]).read_text() == "fence"
+    steps = json.loads((here / "provider").read_text())
+    for one in steps:
+        note("provide " + one["what"])
+        if one["what"] == "refused":
+            sys.exit("error: Q0 cp-1 is the last target")
+    print(json.dumps({"steps": len(steps)}))
 elif words[:2] == ["lock", "release"]:
     note("release")
 elif words[0] == "status":
@@ -67,6 +84,11 @@ def step(host, role, what, answer):
         "binary": BINARY,
         "carried": {"ticket": "%s %s" % (host, what), "request": answer},
     }
+
+
+def target(what):
+    """One step of the provider."""
+    return {"stage": "Stage", "what": what, "because": "later steps need it", "differences": ["%s: expected healthy, seen none" % what]}
 
 
 def did(*changed):
@@ -95,7 +117,7 @@ class Play:
             "ansible_python_interpreter=%s\nloadbalancer_port=1\n" % sys.executable
         )
 
-    def run(self, *more):
+    def run(self, *more, playbook="site"):
         """Its exit code, output, and counts by host."""
         environment = {
             **os.environ,
@@ -106,7 +128,7 @@ class Play:
             "ANSIBLE_NOCOLOR": "1",
             "QUORATE_BIN": str(self.place / "quorate"),
         }
-        command = [str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "quorate.cluster.site", "-i", "hosts.ini", *more]
+        command = [str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "quorate.cluster.%s" % playbook, "-i", "hosts.ini", *more]
         done = subprocess.run(command, cwd=self.place, env=environment, capture_output=True, text=True, check=False)
         output = done.stdout + done.stderr
         counts = {}
@@ -223,3 +245,89 @@ def test_a_step_of_another_role_is_not_taken(play):
     assert code != 0
     assert "because" in output
     assert made.log() == ["take", "ask"]
+
+
+def test_the_provider_has_its_turn_when_hosts_had_theirs(play):
+    made = play(
+        [
+            {"cp-1": [step("cp-1", "master", "serves", did("x"))], "provider": [target("target cp-1"), target("target cp-2")]},
+            {"provider": [target("target cp-3")]},
+        ]
+    )
+    code, output, counts = made.run()
+    assert code == 0, output
+    assert made.log() == [
+        "take",
+        "ask",
+        "act cp-1 serves",
+        "provide target cp-1",
+        "provide target cp-2",
+        "ask",
+        "provide target cp-3",
+        "ask",
+        "release",
+        "status",
+    ]
+    # The fence, its own step, and the provider twice.
+    assert [counts[host]["changed"] for host in ("cp-1", "cp-2", "lb-1")] == [4, 0, 0], output
+
+
+def test_check_mode_shows_what_is_the_providers(play):
+    made = play([{"provider": [target("target cp-1")]}])
+    code, output, counts = made.run("--check", "--diff")
+    assert code == 0, output
+    assert made.log() == ["foresee"]
+    assert "target cp-1: expected healthy, seen none" in output
+    assert counts["cp-1"]["changed"] == 1, output
+
+
+def test_a_refusal_of_the_provider_ends_the_play(play):
+    made = play([{"provider": [target("refused")]}, {"cp-1": [step("cp-1", "master", "next", did("x"))]}])
+    code, output, _ = made.run()
+    assert code != 0
+    assert "cp-1 is the last target" in output
+    assert made.log() == ["take", "ask", "provide refused"]
+
+
+def test_a_conversion_is_rounds_with_another_goal(play):
+    made = play([{"cp-1": [step("cp-1", "master", "kept", did("x"))]}, {"cp-2": [step("cp-2", "worker", "led", did("x"))]}])
+    code, output, counts = made.run(playbook="convert")
+    assert code == 0, output
+    assert made.log() == ["take --convert", "ask", "act cp-1 kept", "ask", "act cp-2 led", "ask", "release", "status"]
+    assert [counts[host]["changed"] for host in ("cp-1", "cp-2", "lb-1")] == [2, 1, 0], output
+
+
+@pytest.mark.parametrize(
+    ("given", "goal"),
+    [("quorate_convert_undo=true", "--convert --undo"), ("quorate_convert_pause_after=backup", "--convert --pause-after backup")],
+)
+def test_a_conversion_that_is_not_whole_afterwards_is_not_waited_for(play, given, goal):
+    made = play([{"cp-1": [step("cp-1", "master", "kept", did("x"))]}])
+    code, output, _ = made.run("-e", given, playbook="convert")
+    assert code == 0, output
+    assert made.log() == ["take " + goal, "ask", "act cp-1 kept", "ask", "release"]
+
+
+def test_check_mode_shows_what_a_conversion_would_do(play):
+    made = play([{"cp-1": [step("cp-1", "master", "kept", did("x"))]}])
+    code, output, counts = made.run("--check", "--diff", playbook="convert")
+    assert code == 0, output
+    assert made.log() == ["foresee --convert"]
+    assert "kept: expected yes, seen no" in output
+    assert counts["cp-1"]["changed"] == 1
+
+
+def test_a_risk_is_accepted_by_name(play):
+    made = play([])
+    code, output, _ = made.run("-e", '{"quorate_accept": ["--accept", "old-address-in-use=w-1"]}', playbook="convert")
+    assert code == 0, output
+    assert made.log() == ["take --convert --accept old-address-in-use=w-1", "status"]
+
+
+def test_who_uses_the_old_address_ends_a_conversion_with_its_words(play):
+    made = play([{"cp-1": [step("cp-1", "master", "joined", did("x"))]}])
+    (made.place / "refusal").write_text("refused [old-address-in-use]: kubelet of w-1 is connected to 10.0.0.11:6443")
+    code, output, _ = made.run(playbook="convert")
+    assert code != 0
+    assert "kubelet of w-1 is connected to 10.0.0.11:6443" in output
+    assert made.log() == ["take --convert"]

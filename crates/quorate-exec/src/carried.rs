@@ -1,5 +1,5 @@
 //! Requests that somebody else carries to the hosts, as configuration management does: what is next of an intent, ready to be handed over.
-//! Start at [`next`].
+//! Start at [`next`]. What is next and no host's, which is what a cloud's balancer is asked for, is done from here: [`provide`].
 //!
 //! One step of each host of a stage, since the next one of a host begins only once somebody saw this one stand. Everything that makes a run
 //! safe is here as well: the plan is made afresh, the stage is permitted, the host has the fence, what others give is sealed to it. What the
@@ -9,15 +9,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_plan::{
-    Claim, Ensure, HostEnsure, NodeName, Observation, Place, Planning, Refusal, Request, Sealed,
-    Stage, Standing, Step, admit,
-    admit::Recipient,
-    event::Verdict,
-    observation::Fencing,
-    plan,
-    plan::Waiting,
-    standing::{Difference, differences},
-    wire::Carried,
+    Claim, Ensure, Event, HostEnsure, NodeName, Observation, Place, Planning, Refusal, Request,
+    Sealed, Stage, Standing, Step, admit, admit::Recipient, event::Verdict, observation::Fencing,
+    permit, plan, plan::Waiting, standing::Difference, wire::Carried,
 };
 use tokio::time::{Instant, sleep};
 
@@ -26,7 +20,7 @@ use crate::{
     hostile,
     observe::{Sight, arriving_max},
     pace,
-    run::{is_final, refused},
+    run::{act_on, is_final, refused},
     seam::{HostError, Hosts, Infra, World},
 };
 
@@ -39,6 +33,17 @@ pub struct Round {
     pub left: usize,
     /// The first open step of each host of the stage.
     pub asked: Vec<Asked>,
+    /// The same of what is the provider's: [`provide`] does that.
+    pub provider: Vec<Open>,
+}
+
+/// A step that does not stand.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// The step.
+    pub step: Step,
+    /// What differs from its end state now, as far as that can be seen from here.
+    pub differences: Vec<Difference>,
 }
 
 /// One step of one host.
@@ -77,10 +82,18 @@ pub async fn next<H: Hosts, I: Infra>(
         return Ok(None);
     };
     let held = Held::again(claim.clone());
+    let mut provider = Vec::new();
+    let mut by_host = Vec::new();
+    for (node, step) in firsts {
+        match &step.ensure {
+            Ensure::Host(ensure) => by_host.push((node, ensure.clone(), step)),
+            Ensure::Infra(_) => provider.push(of_provider(step)?),
+        }
+    }
     let tickets = join_all(
-        firsts
+        by_host
             .iter()
-            .map(|(node, step)| ticket(&world.hosts, &held, node, step)),
+            .map(|(node, ensure, step)| ticket(&world.hosts, &held, node, ensure, step)),
     )
     .await;
     // Tickets are older than testimony; and what a guard is to believe should not have waited for them.
@@ -90,33 +103,86 @@ pub async fn next<H: Hosts, I: Infra>(
     };
     let seen = sight.now();
     let mut asked = Vec::new();
-    for ((node, step), ticket) in firsts.into_iter().zip(tickets) {
+    for ((node, ensure, step), ticket) in by_host.into_iter().zip(tickets) {
         let (ticket, sealed) = ticket.map_err(|error| verdict(&step, error))?;
-        let Ensure::Host(ensure) = &step.ensure else {
-            return Err(failed(
-                &step,
-                "no host can be asked for this: it is the provider's, and `quorate apply` has it done".into(),
-            ));
-        };
         asked.push(Asked {
             differences: open(&step, seen),
             carried: Carried {
                 ticket,
-                request: request(claim, &stage, ensure, sealed, seen),
+                request: request(claim, &stage, &ensure, sealed, seen),
             },
             on: node,
             step,
         });
     }
-    Ok(Some(Round { stage, left, asked }))
+    let provider = provider
+        .into_iter()
+        .map(|step| Open {
+            differences: open(&step, seen),
+            step,
+        })
+        .collect();
+    Ok(Some(Round {
+        stage,
+        left,
+        asked,
+        provider,
+    }))
+}
+
+/// Does what is next and the provider's, of the operation that `claim` holds the fence for, and waits until it stands: targets of a cloud's
+/// balancer, which take minutes. Says how many steps that were; none, where hosts have to act before.
+///
+/// It is a run's own way to act on a stage: nothing is asked of the cloud but what the guard lets pass and the hosts confirm right before.
+///
+/// # Errors
+/// Why it does not stand.
+pub async fn provide<H: Hosts, I: Infra>(
+    world: &World<H, I>,
+    claim: &Claim,
+    emit: &mut dyn FnMut(Event),
+) -> Result<usize, Verdict> {
+    let Some((next, mut sight)) = open_stage(world, claim).await? else {
+        return Ok(0);
+    };
+    let mut steps = Vec::new();
+    for (_, step) in next.firsts {
+        if let Ensure::Infra(_) = step.ensure {
+            steps.push(of_provider(step)?);
+        }
+    }
+    let stage = Stage {
+        steps,
+        ..next.stage
+    };
+    if stage.steps.is_empty() {
+        return Ok(0);
+    }
+    let held = Held::again(claim.clone());
+    held.on_masters(&world.hosts, sight.now())
+        .await
+        .map_err(|refusal| refused(vec![refusal]))?;
+    act_on(&stage, sight, &claim.intent, world, &held, emit).await?;
+    Ok(stage.steps.len())
+}
+
+/// A step, if it is one that needs nothing but a provider's answer. Machines are made by a run, which sees them boot.
+fn of_provider(step: Step) -> Result<Step, Verdict> {
+    match &step.ensure {
+        Ensure::Infra(infra) if !infra.is_about_target() => Err(failed(
+            &step,
+            "machines are made and switched off by `quorate apply` alone".into(),
+        )),
+        Ensure::Infra(_) | Ensure::Host(_) => Ok(step),
+    }
 }
 
 /// What differs from the end state of a step, as far as that can be seen. Not to see it is a difference.
 pub fn open(step: &Step, seen: &Observation) -> Vec<Difference> {
-    match (&step.ensure, &step.on) {
-        (Ensure::Host(ensure), Place::Host(node)) => differences(ensure, node, seen)
-            .unwrap_or_else(|missing| vec![Difference(missing.to_string())]),
-        (Ensure::Infra(_), _) | (Ensure::Host(_), Place::Operator) => Vec::new(),
+    match step.standing(seen) {
+        Standing::Done(_) => Vec::new(),
+        Standing::Open(differences) => differences,
+        Standing::Unknown(missing) => vec![Difference(missing.to_string())],
     }
 }
 
@@ -125,12 +191,10 @@ async fn ticket<H: Hosts>(
     hosts: &H,
     held: &Held,
     node: &NodeName,
+    ensure: &HostEnsure,
     step: &Step,
 ) -> Result<(Recipient, Vec<Sealed>), HostError> {
     held.on(hosts, node).await?;
-    let Ensure::Host(ensure) = &step.ensure else {
-        return Ok((Recipient(String::new()), Vec::new()));
-    };
     let ticket = hosts.ticket(node, ensure).await?;
     let mut sealed = Vec::new();
     if let Some(handover) = &step.handover {
@@ -243,10 +307,17 @@ fn admitted(
         connected: false,
     };
     for (_, step) in firsts {
-        if let Ensure::Host(ensure) = &step.ensure {
-            let request = request(claim, stage, ensure, Vec::new(), seen);
-            let _admitted = admit(request, &fencing, seen)
-                .map_err(|refusal| Trouble::Refused(vec![refusal]))?;
+        match (&step.ensure, &stage.change) {
+            (Ensure::Host(ensure), _) => {
+                let request = request(claim, stage, ensure, Vec::new(), seen);
+                let _admitted = admit(request, &fencing, seen)
+                    .map_err(|refusal| Trouble::Refused(vec![refusal]))?;
+            }
+            (Ensure::Infra(_), Some(change)) => {
+                let _permitted = permit(seen, change, &claim.intent.accepted)
+                    .map_err(|refusal| Trouble::Refused(vec![refusal]))?;
+            }
+            (Ensure::Infra(_), None) => {}
         }
     }
     Ok(())

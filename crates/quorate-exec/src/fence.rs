@@ -73,6 +73,25 @@ impl Held {
         Ok(())
     }
 
+    /// Takes it on those hosts that [`Held::confirm`] asks, as far as they answer.
+    ///
+    /// # Errors
+    /// When one of them says that somebody took over.
+    pub async fn on_masters<H: Hosts>(&self, hosts: &H, seen: &Observation) -> Result<(), Refusal> {
+        let nodes = self.claim.intent.machines().map(|(node, ..)| node);
+        let masters = nodes.filter(|node| self.has_a_say(node, seen));
+        let answers = join_all(masters.map(|node| self.on(hosts, node))).await;
+        for error in answers.into_iter().filter_map(Result::err) {
+            match error {
+                HostError::Refused { .. } => return Err(refusal(error)),
+                HostError::Busy { .. }
+                | HostError::Failed { .. }
+                | HostError::Unreachable { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Asks again whether it is still in force, right before an effect where no host can say: at a cloud. A majority of the masters of the
     /// cluster file has to say so, and none of them or of those that still run etcd may say otherwise. A host that was reset is left alone.
     ///
@@ -81,12 +100,9 @@ impl Held {
     pub async fn confirm<H: Hosts>(&self, hosts: &H, seen: &Observation) -> Result<(), Refusal> {
         let nodes = self.acknowledged();
         let masters = &self.claim.intent.spec.control_plane;
-        let has_a_say = |node: &&NodeName| {
-            masters.contains_key(*node) || matches!(seen.etcd_at(node), Ok(Some(_)))
-        };
         let answers = nodes
             .iter()
-            .filter(has_a_say)
+            .filter(|node| self.has_a_say(node, seen))
             .map(async |node| (node, hosts.claim(node, &self.claim).await));
         let mut confirmed = 0;
         for (node, answer) in join_all(answers).await {
@@ -115,6 +131,11 @@ impl Held {
             .into());
         }
         Ok(())
+    }
+
+    fn has_a_say(&self, node: &NodeName, seen: &Observation) -> bool {
+        self.claim.intent.spec.control_plane.contains_key(node)
+            || matches!(seen.etcd_at(node), Ok(Some(_)))
     }
 
     /// Gives it back on one host that is about to be of no cluster any more. Where it cannot be told it goes on naming this operation.

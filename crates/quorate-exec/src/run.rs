@@ -94,6 +94,32 @@ async fn run_planned<H: Hosts, I: Infra>(
     verdict
 }
 
+/// Acts on one stage, of a run that somebody else goes on with: see [`crate::carried`].
+pub(crate) async fn act_on<H: Hosts, I: Infra>(
+    stage: &Stage,
+    sight: Sight,
+    intent: &Intent,
+    world: &World<H, I>,
+    held: &Held,
+    emit: &mut dyn FnMut(Event),
+) -> Result<(), Verdict> {
+    let approved = Plan {
+        stages: vec![stage.clone()],
+    };
+    let stop = StopSignal::new();
+    let run = Run {
+        planner: plan,
+        approved: &approved,
+        intent,
+        world,
+        stop: &stop,
+        emit: RefCell::new(emit),
+        acted: Cell::new(false),
+        tries: RefCell::default(),
+    };
+    act(&run, held, stage, &RefCell::new(sight)).await
+}
+
 /// A run in progress.
 pub(crate) struct Run<'a, H, I> {
     planner: Planner,

@@ -8,7 +8,7 @@ use quorate_plan::{
     event::Verdict,
 };
 
-use crate::World;
+use crate::{World, world::nlb::Registration};
 
 /// A plan: one line a stage, one line a step.
 pub fn plan(plan: &Plan) -> String {
@@ -132,6 +132,14 @@ pub fn lasting(world: &World) -> String {
         for member in cluster.members.values_mut() {
             member.confirmed = 0;
         }
+    }
+    for registration in world
+        .nlb
+        .iter_mut()
+        .flat_map(|nlb| nlb.registered.values_mut())
+    {
+        let (Registration::Since(when) | Registration::Leaving(when)) = registration;
+        *when = 0;
     }
     format!("{world:#?}")
 }

@@ -9,7 +9,9 @@ use quorate_exec::{
     consider, fence,
     fence::Held,
 };
-use quorate_plan::{Intent, Operator, event::Verdict, spec::BringUp};
+use quorate_plan::{
+    Event, Goal, Intent, Operator, event::Verdict, intent::Landmark, spec::BringUp,
+};
 use quorate_testkit::{
     World,
     drive::apply,
@@ -29,6 +31,14 @@ fn given() -> Cluster {
         bring_up: BringUp::OneByOne,
         workers: 1,
         ..Cluster::default()
+    }
+}
+
+/// Its targets are the provider's.
+fn behind_nlb() -> Cluster {
+    Cluster {
+        nlb: true,
+        ..given()
     }
 }
 
@@ -59,6 +69,14 @@ async fn hand_over(seams: &Seam, round: &Round) {
     }
 }
 
+/// What is the provider's of a round is done as well, when the hosts had theirs.
+async fn provided(seams: &Seam, held: &Held, round: &Round) {
+    let open = &round.provider;
+    assert!(open.iter().all(|one| !one.differences.is_empty()));
+    let steps = carried::provide(seams, held.claim(), &mut |_| {}).await;
+    assert_eq!(steps, Ok(open.len()), "{}", round.stage.title);
+}
+
 /// Rounds until nothing is left, at most `rounds_max`; says how many there were.
 async fn play(shared: &Shared, intent: &Intent, run: u32, rounds_max: usize) -> usize {
     let (seams, handle) = shared.operator(operator(run), Script::none());
@@ -70,8 +88,12 @@ async fn play(shared: &Shared, intent: &Intent, run: u32, rounds_max: usize) -> 
             handle.kill();
             return number;
         };
-        assert!(!round.asked.is_empty(), "{}", round.stage.title);
+        let nothing = round.asked.is_empty() && round.provider.is_empty();
+        assert!(!nothing, "{}", round.stage.title);
         hand_over(&seams, &round).await;
+        if !round.provider.is_empty() {
+            provided(&seams, &held, &round).await;
+        }
         assert_eq!(shared.violations(), Vec::<String>::new());
     }
     handle.kill();
@@ -94,6 +116,7 @@ async fn rounds_lead_where_a_run_leads() {
             local: false,
             ..Cluster::default()
         },
+        behind_nlb(),
     ] {
         let shared = Shared::new(World::new(&cluster.spec()));
         let rounds = play(&shared, &cluster.intent(), 1, ROUNDS_MAX).await;
@@ -175,4 +198,126 @@ async fn with_a_master_down_no_join_is_asked_for() {
         "{next:?}"
     );
     assert_eq!(shared.effects(), before, "nobody was asked for anything");
+}
+
+/// Rounds until the provider is to do something.
+async fn until_provider(seams: &Seam, held: &Held) -> Round {
+    for _ in 0..ROUNDS_MAX {
+        let round = carried::next(seams, held.claim()).await.unwrap().unwrap();
+        if !round.provider.is_empty() {
+            return round;
+        }
+        let early = carried::provide(seams, held.claim(), &mut |_| {}).await;
+        assert_eq!(early, Ok(0), "{}: hosts have to act", round.stage.title);
+        hand_over(seams, &round).await;
+    }
+    panic!("the provider is asked for nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_is_waited_for_and_told() {
+    let cluster = behind_nlb();
+    let mut world = World::new(&cluster.spec());
+    world.nlb.as_mut().expect("a cloud's").slow_ms = 180_000;
+    let shared = Shared::new(world);
+    let (seams, _handle) = shared.operator(operator(1), Script::none());
+    let held = taken(&seams, &cluster.intent(), &operator(1)).await;
+    let round = until_provider(&seams, &held).await;
+    let mut lines = Vec::new();
+    let steps = carried::provide(&seams, held.claim(), &mut |event| {
+        if let Event::StepProgress { line, .. } = event {
+            lines.push(line);
+        }
+    })
+    .await;
+    assert_eq!(steps, Ok(round.provider.len()));
+    assert!((15..=30).contains(&lines.len()), "{lines:?}");
+    let healthy = shared.world().healthy_targets();
+    assert_eq!(healthy.len(), round.provider.len());
+    assert_eq!(shared.violations(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outranked_play_asks_the_provider_for_nothing() {
+    let cluster = behind_nlb();
+    let intent = cluster.intent();
+    let shared = Shared::new(World::new(&cluster.spec()));
+    let (seams, handle) = shared.operator(operator(1), Script::none());
+    let held = taken(&seams, &intent, &operator(1)).await;
+    until_provider(&seams, &held).await;
+    handle.kill();
+    let (others, _other) = shared.operator(operator(2), Script::none());
+    let _others_now = taken(&others, &intent, &operator(2)).await;
+    let (seams, _again) = shared.operator(operator(1), Script::none());
+    match carried::provide(&seams, held.claim(), &mut |_| {}).await {
+        Err(Verdict::Refused { refusals }) => assert!(
+            refusals
+                .iter()
+                .all(|refusal| refusal.to_string().contains("token 1")),
+            "{refusals:?}"
+        ),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(shared.world().healthy_targets(), BTreeSet::new());
+}
+
+/// One master that somebody else made, with a worker, and an intent to have three.
+async fn somebody_elses() -> (Shared, Intent) {
+    let one = Cluster {
+        masters: 1,
+        flannel: false,
+        ..given()
+    };
+    let shared = Shared::new(World::new(&one.spec()));
+    let run = apply(&shared, &one.intent(), operator(1), Script::none()).await;
+    assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
+    shared.rest().await;
+    let three = Cluster { masters: 3, ..one };
+    shared.change(|world| {
+        world.somebody_elses();
+        world.know(&three.spec());
+    });
+    let intent = Intent {
+        goal: Goal::Convert { pause_after: None },
+        ..three.intent()
+    };
+    (shared, intent)
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_convert_as_a_run_does() {
+    let (shared, intent) = somebody_elses().await;
+    let run = apply(&shared, &intent, operator(2), Script::none()).await;
+    assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
+    shared.rest().await;
+    let expected = render::lasting(&shared.world());
+
+    let (shared, intent) = somebody_elses().await;
+    let rounds = play(&shared, &intent, 2, ROUNDS_MAX).await;
+    assert!(rounds < ROUNDS_MAX);
+    shared.rest().await;
+    let difference = render::first_difference(&expected, &render::lasting(&shared.world()));
+    assert_eq!(difference, None, "{}", shared.log().join("\n"));
+    assert_eq!(shared.world().ready().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_take_a_conversion_back() {
+    let (shared, intent) = somebody_elses().await;
+    let convert = Intent {
+        goal: Goal::Convert {
+            pause_after: Some(Landmark::Kubeconfigs),
+        },
+        ..intent.clone()
+    };
+    let there = play(&shared, &convert, 2, ROUNDS_MAX).await;
+    let undo = Intent {
+        goal: Goal::Unconvert,
+        ..intent
+    };
+    let back = play(&shared, &undo, 3, ROUNDS_MAX).await;
+    assert!(there < ROUNDS_MAX && back < ROUNDS_MAX);
+    assert!(back > 0, "there is something to take back");
+    let run = apply(&shared, &undo, operator(4), Script::none()).await;
+    assert_eq!((run.verdict, run.effects), (Some(Verdict::Done), 0));
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_plan::{Goal, intent::Landmark};
 
 use crate::{commands, console::ColourChoice};
 
@@ -82,6 +83,7 @@ pub enum Command {
     #[command(subcommand)]
     Lock(commands::lock::Command),
     Requests(commands::requests::Arguments),
+    Provide(commands::provide::Arguments),
     Hosts(commands::hosts::Arguments),
     Explain(commands::explain::Arguments),
     Schema(commands::schema::Arguments),
@@ -136,4 +138,31 @@ pub struct AcceptArgument {
     /// Accept one risk for one node, as in `clock-differs=cp-2`. May be repeated; there is no general force.
     #[arg(long, value_name = "RISK=NODE")]
     pub accept: Vec<quorate_plan::Acceptance>,
+}
+
+/// What requests are to lead to.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct GoalArgument {
+    /// Convert a cluster that somebody else made with one master, as `quorate convert` does.
+    #[arg(long)]
+    convert: bool,
+    /// Take a conversion back. Only while one master votes.
+    #[arg(long, requires = "convert", conflicts_with = "pause_after")]
+    undo: bool,
+    /// Stop the conversion when this is reached: backup, certificate, configuration, cluster-info, kube-proxy or kubeconfigs.
+    #[arg(long, requires = "convert", value_name = "LANDMARK")]
+    pause_after: Option<Landmark>,
+}
+
+impl GoalArgument {
+    /// As a goal.
+    pub fn goal(&self) -> Goal {
+        match (self.convert, self.undo) {
+            (false, _) => Goal::Converge,
+            (true, true) => Goal::Unconvert,
+            (true, false) => Goal::Convert {
+                pause_after: self.pause_after,
+            },
+        }
+    }
 }

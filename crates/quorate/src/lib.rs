@@ -120,6 +120,7 @@ async fn command(
         Command::Journal(command) => commands::journal::run(command, console, reach),
         Command::Lock(command) => commands::lock::run(command, console, reach).await,
         Command::Requests(arguments) => commands::requests::run(arguments, console, reach).await,
+        Command::Provide(arguments) => commands::provide::run(arguments, console, reach).await,
         Command::Hosts(arguments) => commands::hosts::run(arguments, console, reach),
         Command::Explain(arguments) => commands::explain::run(arguments, console),
         Command::Schema(arguments) => commands::schema::run(arguments, console),

@@ -58,10 +58,23 @@ pub async fn run(
     };
     let intent = wanted(&cluster, goal, &verb.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
-    if !arguments.undo && pause_after.is_none() {
-        console.say(
-            "Point of no return: the promotion of the second master. Until then `quorate convert --undo` takes everything back; from then on the way is on to the masters of the file.",
-        );
-    }
+    say_where_the_way_back_ends(&intent.goal, console);
     verb::run(verb, &cluster, &intent, &world, console, reach).await
+}
+
+/// Of a conversion that goes there: before it is begun.
+pub(super) fn say_where_the_way_back_ends(goal: &Goal, console: &mut Console) {
+    match goal {
+        Goal::Convert { pause_after: None } => console.say(
+            "Point of no return: the promotion of the second master. Until then `quorate convert --undo` takes everything back; from then on the way is on to the masters of the file.",
+        ),
+        Goal::Convert {
+            pause_after: Some(_),
+        }
+        | Goal::Unconvert
+        | Goal::Converge
+        | Goal::Replace { .. }
+        | Goal::Remove { .. }
+        | Goal::Repair => {}
+    }
 }

@@ -25,13 +25,14 @@ use crate::{
 Examples:
   quorate lock show
   quorate lock break                         after making sure that its operator is gone
-  quorate lock take --out demo.fence         for requests that Ansible hands over")]
+  quorate lock take --out demo.fence         for requests that Ansible hands over
+  quorate lock take --convert --out demo.fence")]
 pub enum Command {
     /// Show the operation in force: who, which verb, on which hosts, connected or not.
     Show(ShowArguments),
     /// End an operation whose operator is gone. What was done stands; `apply` goes on from there.
     Break(BreakArguments),
-    /// Take the fence for making a cluster what its file says, and keep it in a file.
+    /// Take the fence for making a cluster what its file says, or for converting one, and keep it in a file.
     ///
     /// For requests that somebody else hands to the hosts, as the Ansible collection does: `quorate requests FILE` says what is next.
     /// Nothing is taken where there is nothing to do. The hosts keep the operation, so that `quorate apply` can finish it.

@@ -20,6 +20,7 @@ pub mod local;
 pub mod lock;
 pub mod node;
 pub mod plan;
+pub mod provide;
 pub mod remove;
 pub mod repair;
 pub mod replace;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use clap::Args;
 use quorate_exec::carried::{self, open};
 use quorate_plan::{
-    Ensure, Goal, HostEnsure, NodeName, Place, Step, event::Verdict, standing::Difference,
+    Ensure, HostEnsure, Intent, NodeName, Place, Step, event::Verdict, standing::Difference,
     wire::Carried,
 };
 use serde::Serialize;
@@ -15,7 +15,7 @@ use super::{
     plan::{refused, say_rest},
 };
 use crate::{
-    args::{AcceptArgument, FileArgument},
+    args::{AcceptArgument, FileArgument, GoalArgument},
     cluster::ClusterFile,
     console::Console,
     exit::Exit,
@@ -34,13 +34,16 @@ use crate::{
 Examples:
   quorate lock take -f demo.yaml --out demo.fence
   quorate requests demo.fence | jq '.hosts[\"cp-1\"][0].carried'
-  quorate requests -f demo.yaml | jq '.hosts | map_values(map(.what))'")]
+  quorate requests -f demo.yaml | jq '.hosts | map_values(map(.what))'
+  quorate requests --convert -f demo.yaml    all open steps of a conversion")]
 pub struct Arguments {
     /// The fence, as `quorate lock take` wrote it.
-    #[arg(value_name = "FENCE", conflicts_with = "accept")]
+    #[arg(value_name = "FENCE", conflicts_with_all = ["accept", "convert"])]
     fence: Option<PathBuf>,
     #[command(flatten)]
     file: FileArgument,
+    #[command(flatten)]
+    goal: GoalArgument,
     #[command(flatten)]
     accept: AcceptArgument,
 }
@@ -52,6 +55,16 @@ struct Requests<'a> {
     left: usize,
     /// By host, in order.
     hosts: BTreeMap<&'a NodeName, Vec<Asked<'a>>>,
+    /// What is the provider's: `quorate provide` has it done.
+    provider: Vec<Provider<'a>>,
+}
+
+#[derive(Serialize)]
+struct Provider<'a> {
+    stage: &'a str,
+    what: String,
+    because: String,
+    differences: Vec<Difference>,
 }
 
 #[derive(Serialize)]
@@ -90,22 +103,24 @@ async fn next(held: &FenceFile, console: &mut Console, reach: &impl Reach) -> Re
     let round = carried::next(&world, &held.claim)
         .await
         .map_err(|verdict| ended(verdict, console))?;
+    let stage = round.as_ref().map_or("", |round| &round.stage.title);
     let mut hosts: BTreeMap<&NodeName, Vec<Asked<'_>>> = BTreeMap::new();
     for asked in round.iter().flat_map(|round| &round.asked) {
         hosts.entry(&asked.on).or_default().push(Asked {
-            stage: &round
-                .as_ref()
-                .expect("what is asked is asked in it")
-                .stage
-                .title,
             carried: Some(&asked.carried),
-            ..told(&asked.step, asked.differences.clone(), &intent.binary)
+            ..told(stage, &asked.step, asked.differences.clone(), intent)
         });
     }
+    let provider = round
+        .iter()
+        .flat_map(|round| &round.provider)
+        .map(|open| of_provider(stage, &open.step, open.differences.clone()))
+        .collect();
     let requests = Requests {
         cluster: intent.spec.name.to_string(),
         left: round.as_ref().map_or(0, |round| round.left),
         hosts,
+        provider,
     };
     console.data(&json::text("Requests", &requests))
 }
@@ -117,7 +132,13 @@ async fn foreseen(
 ) -> Result<(), Failure> {
     let cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
     cluster.say_warnings(console);
-    let intent = wanted(&cluster, Goal::Converge, &arguments.accept.accept, reach).await?;
+    let intent = wanted(
+        &cluster,
+        arguments.goal.goal(),
+        &arguments.accept.accept,
+        reach,
+    )
+    .await?;
     let world = reach.world(&cluster, &intent).await?;
     let considered = arrived(&intent, &world, console).await?;
     let (planning, seen) = (&considered.planning, &considered.seen);
@@ -127,42 +148,61 @@ async fn foreseen(
         return Err(failure);
     }
     let mut hosts: BTreeMap<&NodeName, Vec<Asked<'_>>> = BTreeMap::new();
+    let mut provider = Vec::new();
     for stage in &planning.plan.stages {
         for step in &stage.steps {
-            let Place::Host(node) = &step.on else {
-                continue;
-            };
-            hosts.entry(node).or_default().push(Asked {
-                stage: &stage.title,
-                ..told(step, open(step, seen), &intent.binary)
-            });
+            let differences = open(step, seen);
+            match &step.on {
+                Place::Host(node) => hosts.entry(node).or_default().push(told(
+                    &stage.title,
+                    step,
+                    differences,
+                    &intent,
+                )),
+                Place::Operator => provider.push(of_provider(&stage.title, step, differences)),
+            }
         }
     }
     let requests = Requests {
         cluster: intent.spec.name.to_string(),
         left: planning.plan.len(),
         hosts,
+        provider,
     };
     console.data(&json::text("Requests", &requests))
 }
 
-fn told<'a>(step: &Step, differences: Vec<Difference>, binary: &'a str) -> Asked<'a> {
+fn of_provider<'a>(stage: &'a str, step: &Step, differences: Vec<Difference>) -> Provider<'a> {
+    Provider {
+        stage,
+        what: step.ensure.to_string(),
+        because: step.because.to_string(),
+        differences,
+    }
+}
+
+fn told<'a>(
+    stage: &'a str,
+    step: &Step,
+    differences: Vec<Difference>,
+    intent: &'a Intent,
+) -> Asked<'a> {
     Asked {
-        stage: "",
+        stage,
         role: match &step.ensure {
-            Ensure::Host(ensure) => role(ensure),
+            Ensure::Host(ensure) => role(ensure, step, intent),
             Ensure::Infra(_) => "",
         },
         what: step.ensure.to_string(),
         because: step.because.to_string(),
         differences,
-        binary,
+        binary: &intent.binary,
         carried: None,
     }
 }
 
 /// The role of the collection that an end state belongs to.
-fn role(ensure: &HostEnsure) -> &'static str {
+fn role(ensure: &HostEnsure, step: &Step, intent: &Intent) -> &'static str {
     match ensure {
         HostEnsure::Prepared { .. }
         | HostEnsure::EtcdVolume { .. }
@@ -172,7 +212,9 @@ fn role(ensure: &HostEnsure) -> &'static str {
         HostEnsure::Balancer { .. }
         | HostEnsure::Backend { .. }
         | HostEnsure::BackendGone { .. } => "loadbalancer",
-        HostEnsure::Network { .. } | HostEnsure::ClusterDns { .. } => "cni",
+        HostEnsure::Network { .. } | HostEnsure::ClusterDns { .. } | HostEnsure::DnsSpread {} => {
+            "cni"
+        }
         HostEnsure::Worker { .. } => "worker",
         HostEnsure::Authority { .. }
         | HostEnsure::Certificates { .. }
@@ -194,9 +236,6 @@ fn role(ensure: &HostEnsure) -> &'static str {
         | HostEnsure::NodeGone { .. }
         | HostEnsure::EndpointGone { .. }
         | HostEnsure::Reset { .. }
-        | HostEnsure::UploadedCertsGone {} => "master",
-        // No play asks for these: `lock take` wants the file's cluster, and converts none.
-        HostEnsure::BackedUp { .. }
         | HostEnsure::ServingCertificate { .. }
         | HostEnsure::ServingCertificateKept { .. }
         | HostEnsure::Configuration { .. }
@@ -204,15 +243,20 @@ fn role(ensure: &HostEnsure) -> &'static str {
         | HostEnsure::ClusterInfo { .. }
         | HostEnsure::ProxyConfig { .. }
         | HostEnsure::Proxy { .. }
+        | HostEnsure::UploadedCertsGone {} => "master",
+        // A conversion's, on whichever host has something that leads to the old address.
+        HostEnsure::BackedUp { .. }
         | HostEnsure::Kubeconfigs { .. }
         | HostEnsure::KubeconfigsKept { .. }
-        | HostEnsure::DnsSpread {}
-        | HostEnsure::BackupAside {} => "convert",
+        | HostEnsure::BackupAside {} => match &step.on {
+            Place::Host(node) if intent.spec.workers.contains_key(node) => "worker",
+            Place::Host(_) | Place::Operator => "master",
+        },
     }
 }
 
 /// Why there is nothing to hand over, as a failure.
-fn ended(verdict: Verdict, console: &mut Console) -> Failure {
+pub(super) fn ended(verdict: Verdict, console: &mut Console) -> Failure {
     match verdict {
         Verdict::Refused { refusals } => {
             console.ask(show::refusal::all(&refusals, console.paint_err()));

@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quorate_exec::{HostError, Hosts as _, fence, identity, observe};
-use quorate_plan::{Goal, spec::Provider};
+use quorate_plan::spec::Provider;
 use serde::Serialize;
 
 use super::{
     carry_out::{arrived, begun, end_left_over, reached, whole_components},
+    convert::say_where_the_way_back_ends,
     plan::{refused, say_rest, say_to_register},
 };
 use crate::{
-    args::{AcceptArgument, FileArgument, Output, OutputArgument},
+    args::{AcceptArgument, FileArgument, GoalArgument, Output, OutputArgument},
     cluster::ClusterFile,
     console::Console,
     exit::Exit,
@@ -30,6 +31,8 @@ pub struct TakeArguments {
     /// Where to keep it.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    goal: GoalArgument,
     #[command(flatten)]
     accept: AcceptArgument,
     #[command(flatten)]
@@ -71,7 +74,8 @@ pub(super) async fn take(
         )
         .hint("requests are for hosts that somebody has: `provider: { kind: ssh }`"));
     }
-    let intent = wanted(&cluster, Goal::Converge, &arguments.accept.accept, reach).await?;
+    let goal = arguments.goal.goal();
+    let intent = wanted(&cluster, goal, &arguments.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
     let considered = arrived(&intent, &world, console).await?;
     let (planning, seen) = (&considered.planning, &considered.seen);
@@ -87,6 +91,7 @@ pub(super) async fn take(
         reached(&cluster, &intent, seen, console)?;
         None
     } else {
+        say_where_the_way_back_ends(&intent.goal, console);
         whole_components(&cluster, &planning.plan, console)?;
         begun(&cluster, &intent)?;
         let operator = identity::operator(&identity::new_run_id());
