@@ -32,8 +32,8 @@ const SEEDS: &str = "20000";
 /// The crate of the in-memory cluster.
 const MODEL: &str = "quorate-testkit";
 
-/// The live case that needs Ansible.
-const PLAYS: &str = "ansible";
+/// The live cases that need Ansible.
+const PLAYS: [&str; 2] = ["ansible", "ansible-convert"];
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -123,7 +123,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     // Packages; quorate and the bundle; format, lints, licences with their tool, the collection with Ansible, tests and the model built and
     // run; Terraform's.
     let rest = options.only.is_none() && shard.number == 1;
-    let plays = cases.iter().any(|case| case.name == PLAYS);
+    let plays = cases.iter().any(|case| PLAYS.contains(&case.name.as_str()));
     let tier = if options.full {
         terraform::Tier::Whole
     } else {
@@ -367,7 +367,7 @@ impl Test<'_> {
                 self.green_before += 1;
                 continue;
             }
-            if case.name == PLAYS && self.plays.is_empty() {
+            if PLAYS.contains(&case.name.as_str()) && self.plays.is_empty() {
                 let why = format!("live case {}: there is no Ansible here", case.name);
                 self.leave_out(case, "skipped", why);
                 continue;

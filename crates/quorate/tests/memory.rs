@@ -116,6 +116,42 @@ async fn a_conversion_says_in_json_what_to_expect() {
     assert_eq!(expected[keeps.unwrap()]["undo"], "convert");
 }
 
+/// Before a conversion by requests: whose each step is in a play, by host, and how the host differs from it.
+#[tokio::test(start_paused = true)]
+async fn a_conversion_is_told_by_host() {
+    let temporary = tempfile::tempdir().unwrap();
+    let lab = Rc::new(Lab::new(temporary.path(), "external.yaml"));
+    let apply = "quorate apply --yes -f @/external.yaml";
+    run(&lab, apply, String::new()).await;
+    happen(&lab, "somebody-elses").await;
+    let path = lab.directory.join(lab.file);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "network: { cni: none }\n").unwrap();
+    happen(&lab, "want controlPlane: { hosts: [{ name: cp-1, address: 10.0.0.11 }, { name: cp-2, address: 10.0.0.12 }, { name: cp-3, address: 10.0.0.13 }] }").await;
+    lab.effects_before.set(lab.shared.effects());
+    let requests = "quorate requests --convert -f @/external.yaml";
+    let seen = run(&lab, requests, String::new()).await;
+    happen(&lab, "nothing was done").await;
+    let (_, data) = seen
+        .split_once("[stdout]\n")
+        .unwrap_or_else(|| panic!("{seen}"));
+    let data = data.split_once("[stderr]").map_or(data, |(data, _)| data);
+    let told: serde_json::Value = serde_json::from_str(data).unwrap();
+    let roles = |host: &str, what: &str| -> Vec<String> {
+        let steps = told["hosts"][host].as_array().unwrap();
+        let about = |step: &&serde_json::Value| step["what"].as_str().unwrap().contains(what);
+        let role = |step: &serde_json::Value| step["role"].as_str().unwrap().to_owned();
+        steps.iter().filter(about).map(role).collect()
+    };
+    assert_eq!(roles("cp-1", "are kept and verified"), ["master"]);
+    assert_eq!(roles("w-1", "are kept and verified"), ["worker"]);
+    assert_eq!(roles("w-1", "kubeconfigs"), ["worker"]);
+    assert_eq!(roles("cp-1", "kubeadm's configuration names"), ["master"]);
+    for step in told["hosts"]["w-1"].as_array().unwrap() {
+        assert!(step.get("carried").is_none(), "{step}");
+    }
+}
+
 /// The cluster file that a story is about: the world is made for it.
 fn file_of(story: &str) -> &'static str {
     let named = |name: &&str| story.contains(&format!("@/{name}"));

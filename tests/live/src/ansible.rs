@@ -38,13 +38,14 @@ const HOSTS: [(&str, u8); 5] = [
     ("w-1", 101),
     ("lb-1", 201),
 ];
+const SITE: &str = "quorate.cluster.site";
 const LATER: [(&str, u8); 2] = [("cp-4", 14), ("cp-5", 15)];
 
 /// Where Ansible is: `cargo xtask test` installs it.
-const ANSIBLE: &str = "QUORATE_ANSIBLE";
+pub const ANSIBLE: &str = "QUORATE_ANSIBLE";
 
 /// Where the oldest one is that the collection works with, which is Debian 12's.
-const OLDEST: &str = "QUORATE_ANSIBLE_OLDEST";
+pub const OLDEST: &str = "QUORATE_ANSIBLE_OLDEST";
 
 /// The programs of an Ansible, by the variable that names it.
 const PROGRAMS: [(&str, &str); 2] = [
@@ -91,7 +92,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
 /// A play in check mode on blank hosts.
 fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
     let blank = listings(hosts, names)?;
-    let checked = play(stage, ANSIBLE, &["--check", "--diff"])?;
+    let checked = play(stage, ANSIBLE, SITE, &["--check", "--diff"])?;
     stage.check("a play in check mode succeeds", checked.status.success());
     stage.check(
         "it shows what differs",
@@ -105,9 +106,9 @@ fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
 /// Neither a second play nor `quorate apply` changes anything.
 fn nothing_to_do(stage: &mut Stage, hosts: &Bare, file: &str, names: &[&str]) -> Result<()> {
     let before = listings(hosts, names)?;
-    let again = play(stage, ANSIBLE, &[])?;
+    let again = play(stage, ANSIBLE, SITE, &[])?;
     stage.check("a second play succeeds", again.status.success());
-    changes(stage, &again, &[]);
+    changes(stage, &again, names.iter().copied(), &[]);
     let applied = stage.succeed(&["apply", "--yes", "-f", file])?;
     stage.check(
         "`quorate apply` says that there is nothing to do",
@@ -124,18 +125,18 @@ fn turned(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
     let turned = "test $(cat /proc/sys/net/ipv4/ip_forward) = 0";
     hosts.run("w-1", "echo 0 >/proc/sys/net/ipv4/ip_forward")?;
     let before = listings(hosts, names)?;
-    let checked = play(stage, OLDEST, &["--check", "--diff"])?;
+    let checked = play(stage, OLDEST, SITE, &["--check", "--diff"])?;
     stage.check("a check of it succeeds", checked.status.success());
-    changes(stage, &checked, &["w-1"]);
+    changes(stage, &checked, names.iter().copied(), &["w-1"]);
     stage.check(
         "the check's difference is the one there is",
         said(&checked).contains(difference),
     );
     stage.check("and it is there still", hosts.holds("w-1", turned));
-    let played = play(stage, OLDEST, &["--diff"])?;
+    let played = play(stage, OLDEST, SITE, &["--diff"])?;
     stage.check("a play upon it succeeds", played.status.success());
     // Taking the fence is a change of the first host's: what was done is more than what is asked.
-    changes(stage, &played, &["cp-1", "w-1"]);
+    changes(stage, &played, names.iter().copied(), &["cp-1", "w-1"]);
     stage.check(
         "the play's difference is the same",
         said(&played).contains(difference),
@@ -163,7 +164,7 @@ fn grown(stage: &mut Stage, hosts: &Bare, file: &str, api: &Api) -> Result<()> {
 
     hosts.power_off("cp-3")?;
     let before = members(hosts, "cp-1")?;
-    let refused = play(stage, OLDEST, &[])?;
+    let refused = play(stage, OLDEST, SITE, &[])?;
     stage.check(
         "with a master down a play that would let masters join stops",
         !refused.status.success(),
@@ -189,7 +190,7 @@ fn grown(stage: &mut Stage, hosts: &Bare, file: &str, api: &Api) -> Result<()> {
         Duration::from_secs(120),
         |_| hosts.holds("cp-1", &format!("{ETCDCTL} endpoint health --cluster")),
     );
-    let joined = play(stage, OLDEST, &[])?;
+    let joined = play(stage, OLDEST, SITE, &[])?;
     stage.check(
         "with it up again the play succeeds",
         joined.status.success(),
@@ -238,7 +239,7 @@ fn trust(stage: &mut Stage, hosts: &Bare, file: &str, which: &[(&str, u8)]) -> R
     Ok(())
 }
 
-/// The cluster file, its inventory, and Ansible with the collection.
+/// The cluster file, and what [`settle`] makes for it.
 fn files(stage: &mut Stage, hosts: &Bare, ops_key: &str) -> Result<String> {
     let root_key = hosts.identity("cp-1")?.display().to_string();
     let text = format!(
@@ -255,13 +256,19 @@ fn files(stage: &mut Stage, hosts: &Bare, ops_key: &str) -> Result<String> {
          components: {{ source: bundle, path: {} }}\n",
         stage.bundle.display()
     );
+    let file = stage.directory.join(format!("{NAME}.yaml"));
+    fs::write(&file, text)?;
+    settle(stage, NAME)?;
+    Ok(file.display().to_string())
+}
+
+/// Every Ansible, the collection, and an inventory of the cluster file of that name.
+pub fn settle(stage: &mut Stage, name: &str) -> Result<()> {
     let directory = stage.directory.clone();
     stage.set("ANSIBLE_HOME", directory.join("ansible-home").as_os_str());
-    let file = directory.join(format!("{NAME}.yaml"));
-    fs::write(&file, text)?;
     fs::write(
         directory.join("quorate.yml"),
-        format!("plugin: quorate.cluster.hosts\nfile: {NAME}.yaml\n"),
+        format!("plugin: quorate.cluster.hosts\nfile: {name}.yaml\n"),
     )?;
     fs::write(
         directory.join("ansible.cfg"),
@@ -283,15 +290,15 @@ fn files(stage: &mut Stage, hosts: &Bare, ops_key: &str) -> Result<String> {
             programs.join(name),
         )?;
     }
-    Ok(file.display().to_string())
+    Ok(())
 }
 
-fn playbook(stage: &Stage, which: &str, more: &[&str]) -> Result<Command> {
+fn playbook(stage: &Stage, which: &str, book: &str, more: &[&str]) -> Result<Command> {
     let programs = pages::programs(stage)?;
     let program = PROGRAMS.iter().find(|(variable, _)| *variable == which);
     let (_, name) = program.context("an Ansible that there is")?;
     let mut command = Command::new(programs.join(name));
-    command.arg("quorate.cluster.site").args(more);
+    command.arg(book).args(more);
     stage.surroundings(&mut command);
     let path = std::env::var("PATH").unwrap_or_default();
     command
@@ -300,11 +307,12 @@ fn playbook(stage: &Stage, which: &str, more: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn play(stage: &Stage, which: &str, more: &[&str]) -> Result<Output> {
+/// Runs a playbook of the collection to its end.
+pub fn play(stage: &Stage, which: &str, book: &str, more: &[&str]) -> Result<Output> {
     let began = Instant::now();
-    let output = finish(&mut playbook(stage, which, more)?)?;
+    let output = finish(&mut playbook(stage, which, book, more)?)?;
     stage.say(&format!(
-        "{which}: ansible-playbook quorate.cluster.site {} -> {} after {:.1} s",
+        "{which}: ansible-playbook {book} {} -> {} after {:.1} s",
         more.join(" "),
         output.status,
         began.elapsed().as_secs_f64()
@@ -331,7 +339,7 @@ fn broken_off(stage: &mut Stage, hosts: &Bare) -> Result<()> {
         ("etcd has a learner", learner.as_str()),
     ] {
         let log = fs::File::create(stage.directory.join("broken-off.log"))?;
-        let mut child = playbook(stage, ANSIBLE, &[])?
+        let mut child = playbook(stage, ANSIBLE, SITE, &[])?
             .process_group(0)
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -374,7 +382,12 @@ fn end_workers(stage: &Stage) -> Result<()> {
 }
 
 /// Ansible's own account: these hosts were changed, and no other.
-fn changes(stage: &mut Stage, output: &Output, changed: &[&str]) {
+pub fn changes<'a>(
+    stage: &mut Stage,
+    output: &Output,
+    hosts: impl IntoIterator<Item = &'a str>,
+    changed: &[&str],
+) {
     let text = String::from_utf8_lossy(&output.stdout);
     let recap = text.rsplit("PLAY RECAP").next().unwrap_or_default();
     let counts: BTreeMap<&str, bool> = recap
@@ -385,9 +398,9 @@ fn changes(stage: &mut Stage, output: &Output, changed: &[&str]) {
             Some((host.trim(), !counts.contains("changed=0 ")))
         })
         .collect();
-    let expected: BTreeMap<&str, bool> = HOSTS
-        .iter()
-        .map(|(host, _)| (*host, changed.contains(host)))
+    let expected: BTreeMap<&str, bool> = hosts
+        .into_iter()
+        .map(|host| (host, changed.contains(&host)))
         .collect();
     stage.check_eq("Ansible says which hosts were changed", &counts, &expected);
 }

@@ -4,6 +4,7 @@
 //! [`stage`]. Every case makes its own hosts and removes them again, also after a failure, and compares the machine before and after.
 
 mod ansible;
+mod ansible_convert;
 mod bad_hosts;
 mod bare;
 mod bench;
@@ -139,6 +140,13 @@ const CASES: &[Case] = &[
         budget_s: 900,
         about: "blank hosts become a cluster by the Ansible collection, after plays that are killed; masters join, not with one down; apply makes the same hosts",
         run: ansible::run,
+    },
+    Case {
+        name: "ansible-convert",
+        full: true,
+        budget_s: 900,
+        about: "under load at the old address: plays lead somebody else's master half way and back, end at a straggler, then make three",
+        run: ansible_convert::run,
     },
     Case {
         name: "readme",

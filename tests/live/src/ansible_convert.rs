@@ -1,0 +1,139 @@
+//! Somebody else's single master becomes three by `convert.yml`, under load at its old address: first it is led half way and taken back, then a
+//! play ends where somebody unknown still uses the old address, then it goes all the way, and a second play has nothing to do.
+
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    ansible::{ANSIBLE, OLDEST, changes, play, settle},
+    bare::Bare,
+    bring_up::healthy,
+    convert::{self, Before, MASTERS},
+    foreign::{BLANK, Foreign, MASTER, Shape, WORKERS},
+    judge::{listings, members, same},
+    load::Load,
+    pages::{self, Reading},
+    stage::{Stage, said},
+};
+
+const NAME: &str = "live-ansible-convert";
+const SUBNET: &str = "172.31.73.0/24";
+const CONVERT: &str = "quorate.cluster.convert";
+
+/// What a conversion changes of the master, and puts back.
+const LED: &str = "sha256sum /etc/kubernetes/pki/apiserver.crt /etc/kubernetes/*.conf";
+
+/// Runs it.
+pub fn run(stage: &mut Stage) -> Result<()> {
+    let foreign = Foreign::make(stage, NAME, SUBNET, &Shape::default())?;
+    let hosts = &foreign.hosts;
+    let file = &convert::cluster_file(stage, hosts, NAME)?;
+    convert::trusted(stage, hosts, file)?;
+    settle(stage, NAME)?;
+    let names = names();
+    foreseen(stage, hosts, &names)?;
+
+    let old = stage.directory.join("old.conf");
+    fs::write(&old, hosts.run(MASTER, "cat /etc/kubernetes/admin.conf")?)?;
+    let load = Load::start_at(&old, None, "quorate-live-old")?;
+    let before = Before::look(&foreign)?;
+    let part = [("conversion by plays, at the old address", load.now())];
+
+    there_and_back(stage, hosts)?;
+    refused(stage, hosts)?;
+    let directory = stage.directory.clone();
+    let reading = Reading {
+        words: &[("prod", NAME)],
+        directory: &directory,
+        after: &|_, _| Ok(()),
+    };
+    pages::run(stage, "ansible-convert", &reading)?;
+
+    healthy(stage, file, Duration::from_secs(120))?;
+    let api = convert::api(stage, hosts, file, NAME)?;
+    api.whole(stage, hosts, &MASTERS, &WORKERS)?;
+    before.unharmed(stage, &foreign)?;
+    load.finish_unharmed(stage, &part)?;
+    nothing_to_do(stage, hosts, file, &names)
+}
+
+/// In check mode a play says what a conversion would change, and changes nothing.
+fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
+    let before = listings(hosts, names)?;
+    let checked = play(stage, ANSIBLE, CONVERT, &["--check", "--diff"])?;
+    stage.check("a play in check mode succeeds", checked.status.success());
+    stage.check(
+        "it shows whom it would lead elsewhere",
+        said(&checked).contains(&convert::endpoint(NAME)),
+    );
+    let after = listings(hosts, names)?;
+    same(stage, "and changed no file on any host", &after, &before);
+    Ok(())
+}
+
+/// Half way and back: the master has the files that it had.
+fn there_and_back(stage: &mut Stage, hosts: &Bare) -> Result<()> {
+    let before = hosts.run(MASTER, LED)?;
+    let pause = ["-e", "quorate_convert_pause_after=certificate"];
+    let paused = play(stage, OLDEST, CONVERT, &pause)?;
+    stage.check("a play stops at a landmark", paused.status.success());
+    stage.check(
+        "and the master has another certificate by then",
+        hosts.run(MASTER, LED)? != before,
+    );
+    let undo = ["-e", "quorate_convert_undo=true"];
+    let undone = play(stage, OLDEST, CONVERT, &undo)?;
+    stage.check("a play takes that back", undone.status.success());
+    stage.check_eq(
+        "and the master has the files that it had",
+        &hosts.run(MASTER, LED)?,
+        &before,
+    );
+    Ok(())
+}
+
+/// This machine uses the old address all the time, and nobody said that it may.
+fn refused(stage: &mut Stage, hosts: &Bare) -> Result<()> {
+    let refused = play(stage, ANSIBLE, CONVERT, &[])?;
+    stage.check(
+        "a play ends where somebody unknown uses the old address",
+        !refused.status.success(),
+    );
+    stage.check(
+        "and says why",
+        said(&refused).contains("old-address-in-use"),
+    );
+    stage.check_eq(
+        "and there is still one member, says etcdctl",
+        &members(hosts, MASTER)?.len(),
+        &1,
+    );
+    Ok(())
+}
+
+/// Neither a second play nor `quorate apply` changes anything.
+fn nothing_to_do(stage: &mut Stage, hosts: &Bare, file: &str, names: &[&str]) -> Result<()> {
+    let before = listings(hosts, names)?;
+    let again = play(stage, ANSIBLE, CONVERT, &[])?;
+    stage.check("a second play succeeds", again.status.success());
+    changes(stage, &again, names.iter().copied(), &[]);
+    let applied = stage.succeed(&["apply", "--yes", "-f", file])?;
+    stage.check(
+        "`quorate apply` says that there is nothing to do",
+        said(&applied).contains("nothing to do"),
+    );
+    let after = listings(hosts, names)?;
+    same(stage, "neither changed a file on any host", &after, &before);
+    Ok(())
+}
+
+fn names() -> Vec<&'static str> {
+    let blank = BLANK.iter().map(|(host, _)| *host);
+    MASTERS[..1]
+        .iter()
+        .copied()
+        .chain(WORKERS)
+        .chain(blank)
+        .collect()
+}
