@@ -154,7 +154,8 @@ impl Tools {
     pub(crate) fn under(lock: File) -> Self {
         Self {
             lock: Some(lock),
-            ..Self::default()
+            #[cfg(test)]
+            first: None,
         }
     }
 

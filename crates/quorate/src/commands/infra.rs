@@ -380,10 +380,11 @@ async fn heard(
         }
         // Errors are told at the end, with everything else.
         Heard::Said(Said::Wrong(_) | Said::Counts(_) | Said::Nothing) => {}
-        Heard::Asked => console.say(format!(
-            "{}",
-            paint.paint(Style::Warn, "Terraform was asked to end, and is waited for")
-        )),
+        Heard::Asked => console.say(
+            paint
+                .paint(Style::Warn, "Terraform was asked to end, and is waited for")
+                .to_string(),
+        ),
         Heard::AskedAgain { process } => console.say(format!(
             "Still waiting for Terraform, process {process}. Killed, it forgets what is on its way: then somebody has to look for that by hand."
         )),

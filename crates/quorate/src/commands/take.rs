@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use quorate_exec::{HostError, Hosts as _, fence, identity, observe};
-use quorate_plan::spec::Provider;
+use quorate_plan::{Goal, spec::Provider};
 use serde::Serialize;
 
 use super::{
