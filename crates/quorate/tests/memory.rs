@@ -144,7 +144,7 @@ async fn a_conversion_is_told_by_host() {
         steps.iter().filter(about).map(role).collect()
     };
     assert_eq!(roles("cp-1", "are kept and verified"), ["master"]);
-    assert_eq!(roles("w-1", "are kept and verified"), ["worker"]);
+    assert_eq!(roles("w-1", "what is changed here is kept"), ["worker"]);
     assert_eq!(roles("w-1", "kubeconfigs"), ["worker"]);
     assert_eq!(roles("cp-1", "kubeadm's configuration names"), ["master"]);
     for step in told["hosts"]["w-1"].as_array().unwrap() {
