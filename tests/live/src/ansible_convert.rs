@@ -1,5 +1,5 @@
-//! Somebody else's single master becomes three by `convert.yml`, under load at its old address: first it is led half way and taken back, then a
-//! play ends where somebody unknown still uses the old address, then it goes all the way, and a second play has nothing to do.
+//! Somebody else's single master becomes three by `convert.yml`, under load at its old address: first a play stops at a landmark, the next one
+//! ends where somebody unknown still uses the old address, and that is taken back; then it goes all the way, and a second play has nothing to do.
 
 use std::{fs, time::Duration};
 
@@ -41,7 +41,6 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let part = [("conversion by plays, at the old address", load.now())];
 
     there_and_back(stage, hosts)?;
-    refused(stage, hosts)?;
     let directory = stage.directory.clone();
     let reading = Reading {
         words: &[("prod", NAME)],
@@ -72,7 +71,7 @@ fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Half way and back: the master has the files that it had.
+/// As far as it goes while somebody unknown uses the old address, and back: the master has the files that it had.
 fn there_and_back(stage: &mut Stage, hosts: &Bare) -> Result<()> {
     let before = hosts.run(MASTER, LED)?;
     let pause = ["-e", "quorate_convert_pause_after=certificate"];
@@ -82,9 +81,10 @@ fn there_and_back(stage: &mut Stage, hosts: &Bare) -> Result<()> {
         "and the master has another certificate by then",
         hosts.run(MASTER, LED)? != before,
     );
+    refused(stage, hosts)?;
     let undo = ["-e", "quorate_convert_undo=true"];
     let undone = play(stage, OLDEST, CONVERT, &undo)?;
-    stage.check("a play takes that back", undone.status.success());
+    stage.check("a play takes all that back", undone.status.success());
     stage.check_eq(
         "and the master has the files that it had",
         &hosts.run(MASTER, LED)?,
