@@ -130,10 +130,9 @@ fn cost(ensure: &Ensure) -> (Cost, Undo) {
         | HostEnsure::NodeGone { .. }
         | HostEnsure::Reset { .. }
         | HostEnsure::Serving { .. }
+        | HostEnsure::BackupOffHost { .. }
         | HostEnsure::BackupAside {} => (Cost::None, Undo::Stays),
-        HostEnsure::BackedUp { .. } | HostEnsure::BackupOffHost { .. } => {
-            (Cost::None, Undo::Convert)
-        }
+        HostEnsure::BackedUp { .. } => (Cost::None, Undo::Convert),
         HostEnsure::ServingCertificate { .. } | HostEnsure::ServingCertificateKept { .. } => {
             (Cost::NoRestart, Undo::Convert)
         }

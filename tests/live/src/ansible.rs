@@ -81,7 +81,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
             hosts.holds(host, "test -z \"$(ls -A /run/quorate/tickets)\""),
         );
     }
-    nothing_to_do(stage, &hosts, &file, &names)?;
+    nothing_to_do(stage, &hosts, SITE, &file, &names)?;
     turned(stage, &hosts, &names)?;
     let by_plays = host_state::taken(&hosts, &names)?;
     grown(stage, &hosts, &file, &api)?;
@@ -103,10 +103,16 @@ fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Neither a second play nor `quorate apply` changes anything.
-fn nothing_to_do(stage: &mut Stage, hosts: &Bare, file: &str, names: &[&str]) -> Result<()> {
+/// Neither this play once more nor `quorate apply` changes anything.
+pub fn nothing_to_do(
+    stage: &mut Stage,
+    hosts: &Bare,
+    playbook: &str,
+    file: &str,
+    names: &[&str],
+) -> Result<()> {
     let before = listings(hosts, names)?;
-    let again = play(stage, ANSIBLE, SITE, &[])?;
+    let again = play(stage, ANSIBLE, playbook, &[])?;
     stage.check("a second play succeeds", again.status.success());
     changes(stage, &again, names.iter().copied(), &[]);
     let applied = stage.succeed(&["apply", "--yes", "-f", file])?;

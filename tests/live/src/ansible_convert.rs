@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use anyhow::Result;
 
 use crate::{
-    ansible::{ANSIBLE, OLDEST, changes, play, settle},
+    ansible::{ANSIBLE, OLDEST, nothing_to_do, play, settle},
     bare::Bare,
     bring_up::healthy,
     convert::{self, Before, MASTERS},
@@ -54,7 +54,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     api.whole(stage, hosts, &MASTERS, &WORKERS)?;
     before.unharmed(stage, &foreign)?;
     load.finish_unharmed(stage, &part)?;
-    nothing_to_do(stage, hosts, file, &names)
+    nothing_to_do(stage, hosts, CONVERT, file, &names)
 }
 
 /// In check mode a play says what a conversion would change, and changes nothing.
@@ -109,22 +109,6 @@ fn refused(stage: &mut Stage, hosts: &Bare) -> Result<()> {
         &members(hosts, MASTER)?.len(),
         &1,
     );
-    Ok(())
-}
-
-/// Neither a second play nor `quorate apply` changes anything.
-fn nothing_to_do(stage: &mut Stage, hosts: &Bare, file: &str, names: &[&str]) -> Result<()> {
-    let before = listings(hosts, names)?;
-    let again = play(stage, ANSIBLE, CONVERT, &[])?;
-    stage.check("a second play succeeds", again.status.success());
-    changes(stage, &again, names.iter().copied(), &[]);
-    let applied = stage.succeed(&["apply", "--yes", "-f", file])?;
-    stage.check(
-        "`quorate apply` says that there is nothing to do",
-        said(&applied).contains("nothing to do"),
-    );
-    let after = listings(hosts, names)?;
-    same(stage, "neither changed a file on any host", &after, &before);
     Ok(())
 }
 
