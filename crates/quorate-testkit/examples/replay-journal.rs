@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     }
     let mut departed = false;
     for directory in directories {
-        let told = match follow_runs(&directory) {
+        let told = match follow_runs(&directory, &[]) {
             Ok(told) => told,
             Err(error) => {
                 eprintln!("{error}");

@@ -1,12 +1,14 @@
 //! Journals of runs are ways that the model has; and what no run could have written is none.
 
+use std::{path::Path, time::SystemTime};
+
 use quorate_exec::Journal;
-use quorate_plan::{Event, Fence, Intent, event::Verdict, spec::BringUp};
+use quorate_plan::{Event, Fence, Goal, Intent, adopted::Adopted, event::Verdict, spec::BringUp};
 use quorate_testkit::{
     World,
-    conform::{Departed, Followed, Found, Left, Told, follow, follow_runs},
+    conform::{Dated, Departed, Followed, Found, Happened, Left, Told, follow, follow_runs},
     drive::{Run, apply, apply_until_done},
-    fixture::{Cluster, operator},
+    fixture::{Cluster, node, operator},
     memory::{Fault, Script, Shared},
     model::procedure::grown,
 };
@@ -15,6 +17,8 @@ struct Situation {
     name: &'static str,
     world: World,
     intent: Intent,
+    /// Runs are killed at one of so many effects: the worlds of a conversion take long to follow.
+    killed_at_every: usize,
 }
 
 fn fresh(name: &'static str, cluster: Cluster) -> Situation {
@@ -22,6 +26,7 @@ fn fresh(name: &'static str, cluster: Cluster) -> Situation {
         name,
         world: World::new(&cluster.spec()),
         intent: cluster.intent(),
+        killed_at_every: 13,
     }
 }
 
@@ -32,8 +37,48 @@ fn after(name: &'static str, before: Cluster, then: Cluster) -> Situation {
         name,
         world,
         intent: then.intent(),
+        killed_at_every: 13,
     }
 }
+
+/// Somebody else's master, as it may be in the world that a plan is imagined in, and the goal to convert it.
+fn somebody_elses(adopted: Option<&str>) -> Situation {
+    let one = Cluster {
+        masters: 1,
+        workers: 2,
+        balancers: 0,
+        bring_up: BringUp::OneByOne,
+        local: false,
+        flannel: false,
+        ..Cluster::default()
+    };
+    let three = Cluster {
+        masters: 3,
+        balancers: 1,
+        ..one
+    };
+    let mut situation = after("a conversion", one, three);
+    situation.world.somebody_elses();
+    if let Some(text) = adopted {
+        let adopted = Adopted::read(text, None).expect("it is kubeadm's");
+        let master = node("cp-1");
+        situation.world.was_made_with(&master, &adopted);
+        let certificates = &mut situation.world.machine_mut(&master).disk.pki.certificates;
+        let serving = certificates
+            .get_mut("pki/apiserver.crt")
+            .expect("it serves");
+        serving
+            .sans
+            .extend(["kube.example".into(), "10.9.8.7".into()]);
+    }
+    situation.intent.goal = Goal::Convert { pause_after: None };
+    situation.killed_at_every = 37;
+    situation
+}
+
+/// What somebody's cluster was made with who calls its API by a name.
+const NAMED: &str = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.35.4\n\
+    controlPlaneEndpoint: kube.example:6443\nnetworking:\n  podSubnet: 10.244.0.0/16\n";
 
 fn situations() -> Vec<Situation> {
     let together = Cluster {
@@ -54,6 +99,8 @@ fn situations() -> Vec<Situation> {
         fresh("one by one", one_by_one),
         after("one to three", single, Cluster::default()),
         after("a worker", Cluster::default(), together),
+        somebody_elses(None),
+        somebody_elses(Some(NAMED)),
     ]
 }
 
@@ -86,13 +133,13 @@ async fn journals_of_whole_runs_are_followed() {
     }
 }
 
-/// Killed at every thirteenth effect, before, within and after it; the next operator's journal goes on in a world that this one may have
+/// Killed at every so-and-so-many-th effect, before, within and after it; the next operator's journal goes on in a world that this one may have
 /// left.
 #[tokio::test(start_paused = true)]
 async fn journals_of_killed_runs_and_of_those_that_go_on_are_followed() {
     for (offset, situation) in situations().into_iter().enumerate() {
         let effects = run(&situation, Script::none()).await.1.effects;
-        for effect in (1 + 3 * offset as u64..=effects).step_by(13) {
+        for effect in (1 + 3 * offset as u64..=effects).step_by(situation.killed_at_every) {
             for fault in [
                 Fault::KillBefore,
                 Fault::KillDuring,
@@ -123,7 +170,7 @@ async fn a_journal_on_disk_is_followed() {
     for event in &run.events {
         journal.append(event).expect("it is written");
     }
-    let told = follow_runs(runs.path()).expect("it is read");
+    let told = follow_runs(runs.path(), &[]).expect("it is read");
     let [Told { run: id, found }] = &told[..] else {
         panic!("one run: {told:?}");
     };
@@ -207,13 +254,107 @@ async fn what_hosts_have_in_hand_outlasts_a_run_that_is_not_followed() {
             journal.append(event).expect("it is written");
         }
     }
-    let told = follow_runs(runs.path()).expect("it is read");
+    let told = follow_runs(runs.path(), &[]).expect("it is read");
     let [first, second, third] = &told[..] else {
         panic!("three runs: {told:?}");
     };
     assert!(matches!(first.found, Found::Anew(_)), "{first}");
     assert!(matches!(second.found, Found::Unexplained(_)), "{second}");
     assert!(matches!(third.found, Found::Anew(_)), "{third}");
+}
+
+/// Writes the journal of a run.
+fn written(runs: &Path, id: &str, events: &[Event]) {
+    let mut journal = Journal::open(runs, id).expect("a journal");
+    for event in events {
+        journal.append(event).expect("it is written");
+    }
+}
+
+/// What happened to machines after everything that was written before.
+fn just_now(what: Happened) -> Dated {
+    let since = SystemTime::UNIX_EPOCH.elapsed().expect("it is later");
+    Dated {
+        at_ms: since.as_millis() as u64,
+        what,
+    }
+}
+
+/// Founding was killed when its kubelets had been started, and one host was destroyed: without being told nobody knows why the next run
+/// planned what it did.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_did_to_machines_is_known_when_it_is_told() {
+    let situation = &situations()[0];
+    let whole = run(situation, Script::none()).await.1.events;
+    let effects = |event: &&Event| matches!(event, Event::StepStarted { .. });
+    let before = &whole[..begun(&whole, "kubelet runs")];
+    // All three of them.
+    let last = before.iter().filter(effects).count() as u64 + 3;
+    let (shared, first) = run(situation, Script::at(last, Fault::KillAfter)).await;
+    shared.change(|world| {
+        world.lose_disk(&node("cp-3"));
+        world.settle();
+    });
+    let rest = apply_until_done(&shared, &situation.intent, 2, 4).await;
+    let begins = |run: &&Run| !run.events.is_empty();
+    let second = rest.iter().find(begins).expect("somebody goes on");
+
+    let runs = tempfile::tempdir().expect("a directory");
+    written(runs.path(), "run-1", &first.events);
+    let destroyed = just_now(Happened::Destroyed(node("cp-3")));
+    written(runs.path(), "run-2", &second.events);
+    let told = follow_runs(runs.path(), &[destroyed]).expect("it is read");
+    assert!(matches!(told[1].found, Found::GoesOn(_)), "{}", told[1]);
+    let untold = follow_runs(runs.path(), &[]).expect("it is read");
+    assert!(
+        !matches!(untold[1].found, Found::GoesOn(_)),
+        "{}",
+        untold[1]
+    );
+}
+
+/// A master that nobody reaches is replaced as a dead one. It is cleared away when it is back, which only somebody can plan who knows that
+/// it went on all the time.
+#[tokio::test(start_paused = true)]
+async fn a_master_that_was_cut_off_comes_back() {
+    let swapped = Cluster {
+        swaps: [(3, 4), (0, 0)],
+        ..Cluster::default()
+    };
+    let founding = fresh("founding", Cluster::default());
+    let (shared, founded) = run(&founding, Script::none()).await;
+    let cut_off = node("cp-3");
+    shared.change(|world| {
+        world.know(&swapped.spec());
+        world.cut(&cut_off);
+        world.settle();
+        world.now_ms += 60_000;
+    });
+    let mut wanted = swapped.intent();
+    let gone = founding.intent.spec.control_plane;
+    wanted.retired = gone
+        .into_iter()
+        .filter(|(name, _)| *name == cut_off)
+        .collect();
+    let swap = apply(&shared, &wanted, operator(2), Script::none()).await;
+    assert_eq!(swap.verdict, Some(Verdict::Done), "{}", swap.text());
+    shared.change(|world| {
+        world.mend(&cut_off);
+        world.settle();
+    });
+    wanted.goal = Goal::Repair;
+    let repair = apply(&shared, &wanted, operator(3), Script::none()).await;
+    assert!(repair.effects > 0, "{}", repair.text());
+
+    let runs = tempfile::tempdir().expect("a directory");
+    written(runs.path(), "run-1", &founded.events);
+    let cut = just_now(Happened::CutOff(cut_off));
+    written(runs.path(), "run-2", &swap.events);
+    let mended = just_now(Happened::Mended);
+    written(runs.path(), "run-3", &repair.events);
+    let told = follow_runs(runs.path(), &[cut, mended]).expect("it is read");
+    let goes_on = |run: &Told| matches!(run.found, Found::GoesOn(_));
+    assert!(told[1..].iter().all(goes_on), "{}\n{}", told[1], told[2]);
 }
 
 /// Events that a whole run of one to three told.

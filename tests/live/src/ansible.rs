@@ -16,6 +16,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+use quorate_testkit::conform::Happened;
 
 use crate::{
     bare::Bare,
@@ -215,6 +216,7 @@ fn by_apply(
     by_plays: &BTreeSet<String>,
 ) -> Result<()> {
     stage.succeed(&["local", "destroy", "--cluster", NAME, "--yes"])?;
+    stage.tell(NAME, Happened::AllDestroyed);
     let pinned = format!("state/quorate/clusters/{NAME}/known_hosts");
     fs::remove_file(stage.directory.join(pinned))?;
     let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;

@@ -5,6 +5,7 @@
 use std::{fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail};
+use quorate_testkit::conform::Happened;
 
 use crate::{
     Case,
@@ -13,6 +14,8 @@ use crate::{
     masters::Masters,
     stage::Stage,
 };
+
+const NAME: &str = "bench-replace";
 
 /// Replacements of each kind, when `QUORATE_ROUNDS` says nothing else.
 const ROUNDS: usize = 5;
@@ -37,7 +40,7 @@ const INSTALLED: &[(&str, &str)] = &[
 
 /// What `cargo xtask bench` runs: figures, not checks, although what is measured is checked as well.
 pub const BENCHES: &[Case] = &[Case {
-    name: "bench-replace",
+    name: NAME,
     full: true,
     budget_s: 1800,
     about: "a dead master replaced by hand, with kubeadm, and by Quorate, in turn",
@@ -51,7 +54,7 @@ fn replace(stage: &mut Stage) -> Result<()> {
         Err(_) => ROUNDS,
     };
     let bench = Bench {
-        masters: Masters::begin(stage, "bench-replace", "172.31.68.0/24")?,
+        masters: Masters::begin(stage, NAME, "172.31.68.0/24")?,
     };
     bench.make_spare(stage)?;
     let mut there = ["cp-1", "cp-2", "cp-3"].map(str::to_owned).to_vec();
@@ -62,6 +65,7 @@ fn replace(stage: &mut Stage) -> Result<()> {
             let next = names.next().context("there is a name")?;
             let dead = bench.strike(stage, &mut there, &next)?;
             if hand {
+                stage.tell(NAME, Happened::ByHand);
                 by_hand.push(bench.by_hand(stage, &there, &dead)?);
                 bench.take_spare_back(stage, &there)?;
                 bench.masters.replace(stage, &dead, &next)?;

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context, Result};
+use quorate_testkit::conform::Happened;
 
 use crate::{
     bare::Bare,
@@ -129,6 +130,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
 /// The same cluster on the same hosts, blank again, by `quorate apply`.
 fn by_apply(stage: &mut Stage, file: &str, names: &[&str]) -> Result<BTreeSet<String>> {
     stage.succeed(&["local", "destroy", "--cluster", NAME, "--yes"])?;
+    stage.tell(NAME, Happened::AllDestroyed);
     let pinned = format!("state/quorate/clusters/{NAME}/known_hosts");
     fs::remove_file(stage.directory.join(pinned))?;
     let numbers = [(MASTER, 11), (WORKERS[0], 101), (WORKERS[1], 102)];

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use quorate_testkit::conform::Happened;
 
 use crate::{
     bare::Bare,
@@ -32,7 +33,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     killed_at(stage, &file, &ALL_START)?;
     let hosts = Bare::open(NAME)?;
     wrote(stage, &hosts, &MASTERS);
-    stage.succeed(&["local", "destroy", "cp-3", "--yes", "-f", &file])?;
+    destroy(stage, &file, "cp-3")?;
     let applied = stage.succeed(&["apply", "--yes", "-f", &file])?;
     stage.check(
         "one of three founders was made anew: it joins",
@@ -40,12 +41,13 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     );
     whole(stage, &file, &hosts)?;
     stage.succeed(&["destroy", "--yes", "-f", &file])?;
+    stage.tell(NAME, Happened::AllDestroyed);
 
     killed_at(stage, &file, &ONE_STARTS)?;
     let hosts = Bare::open(NAME)?;
     wrote(stage, &hosts, &["cp-1"]);
     for host in ["cp-2", "cp-3"] {
-        stage.succeed(&["local", "destroy", host, "--yes", "-f", &file])?;
+        destroy(stage, &file, host)?;
     }
     let applied = stage.succeed(&["apply", "--yes", "-f", &file])?;
     let said = said(&applied);
@@ -66,6 +68,12 @@ pub fn run(stage: &mut Stage) -> Result<()> {
 fn killed_at(stage: &mut Stage, file: &str, place: &Place) -> Result<()> {
     let ended = run_until(stage, &["apply", "--yes", "-f", file], place)?;
     stage.check_eq("apply was killed while it founded", &ended, &Ended::Killed);
+    Ok(())
+}
+
+fn destroy(stage: &mut Stage, file: &str, host: &str) -> Result<()> {
+    stage.succeed(&["local", "destroy", host, "--yes", "-f", file])?;
+    stage.tell(NAME, Happened::Destroyed(host.parse()?));
     Ok(())
 }
 

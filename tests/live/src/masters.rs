@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use quorate_testkit::conform::Happened;
 use serde_json::Value;
 
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
     stage::{Stage, said, tail},
 };
 
+const SWAP: &str = "live-swap";
+
 /// How long a verdict over a silent master may take: looks over ten seconds, a lease of twenty, and a busy machine.
 const VERDICT_MAX: Duration = Duration::from_secs(120);
 
@@ -31,7 +34,7 @@ const SHOWS_MAX: Duration = Duration::from_secs(60);
 
 /// Replaces masters that are dead, healthy and cut off.
 pub fn replaced(stage: &mut Stage) -> Result<()> {
-    let masters = Masters::begin(stage, "live-swap", "172.31.65.0/24")?;
+    let masters = Masters::begin(stage, SWAP, "172.31.65.0/24")?;
     let load = Load::start(&stage.directory.join("kubeconfig"))?;
     let outcome = masters.replace_three(stage, &load);
     let parts = outcome?;
@@ -163,6 +166,7 @@ impl Masters {
         let cut = *there.iter().find(|one| **one != leader).context("three")?;
         parts.push(("a master that is cut off is replaced", load.now()));
         self.hosts.cut_off(cut)?;
+        stage.tell(SWAP, Happened::CutOff(cut.parse()?));
         swap(&mut there, cut, "cp-6");
         self.want(stage, &there)?;
         self.await_verdict(stage, cut, "cp-6");
@@ -170,6 +174,7 @@ impl Masters {
         self.judge(stage, &there)?;
         parts.push(("it comes back", load.now()));
         self.hosts.mend()?;
+        stage.tell(SWAP, Happened::Mended);
         stage.wait(
             &format!("{cut} is back, and its etcd has ended"),
             SHOWS_MAX,

@@ -11,7 +11,7 @@ use quorate_plan::{
     step::Reason,
 };
 
-use super::waits;
+use super::{foreign, waits};
 use crate::{
     World, render,
     walk::{take, turns},
@@ -38,8 +38,11 @@ pub fn imagine(intent: &Intent, approved: &Plan) -> Result<World, String> {
             })
         )
     });
+    let converts = foreign::converts(intent);
     let mut spec = intent.spec.clone();
-    if !founds {
+    if converts {
+        spec = foreign::owners_file(intent, approved);
+    } else if !founds {
         keep_what_was_there(&mut spec, intent, approved);
     }
     let mut world = World::new(&spec);
@@ -53,6 +56,9 @@ pub fn imagine(intent: &Intent, approved: &Plan) -> Result<World, String> {
             ..intent.clone()
         };
         grow(&mut world, &earlier)?;
+    }
+    if converts {
+        foreign::founded_by_its_owner(&mut world, intent, approved)?;
     }
     know_all(&mut world, intent);
     name_members(&mut world, approved);
@@ -82,7 +88,10 @@ pub fn imagine(intent: &Intent, approved: &Plan) -> Result<World, String> {
 }
 
 /// The world, when this plan may have been made in it; machines that the plan starts have no power in it.
-pub(super) fn begins(mut world: World, intent: &Intent, approved: &Plan) -> Option<World> {
+///
+/// # Errors
+/// What is planned in it instead.
+pub(super) fn begins(mut world: World, intent: &Intent, approved: &Plan) -> Result<World, String> {
     know_all(&mut world, intent);
     name_members(&mut world, approved);
     let_die(&mut world, approved);
@@ -101,13 +110,17 @@ pub(super) fn begins(mut world: World, intent: &Intent, approved: &Plan) -> Opti
             world.power_off(node);
         }
     }
-    led_by_anybody(world).into_iter().find(|world| {
-        let Planning { plan, refused, .. } = plan(intent, &world.observe(intent));
-        let real = |plan: &Plan| -> Vec<Step> {
-            plan.steps().filter(|step| !waits(step)).cloned().collect()
-        };
-        refused.is_empty() && real(&plan) == real(approved)
-    })
+    let real =
+        |plan: &Plan| -> Vec<Step> { plan.steps().filter(|step| !waits(step)).cloned().collect() };
+    let mut instead = None;
+    for world in led_by_anybody(world) {
+        match planned(intent, &world) {
+            Ok(plan) if real(&plan) == real(approved) => return Ok(world),
+            Ok(plan) => drop(instead.get_or_insert_with(|| render::plan(&plan))),
+            Err(refused) => drop(instead.get_or_insert(refused)),
+        }
+    }
+    Err(instead.unwrap_or_default())
 }
 
 /// The world, and the same with every other leader of etcd there may be: no journal tells of elections.
@@ -145,7 +158,8 @@ pub(super) fn elect_another(world: &mut World, member: MemberId) {
     }
 }
 
-/// Takes the power of hosts that a plan takes out as dead: for good, and long enough ago for every witness.
+/// Takes the power of hosts that a plan takes out as dead, unless they are known to be cut off: for good, and long enough ago for every
+/// witness.
 fn let_die(world: &mut World, approved: &Plan) {
     for step in approved.steps().filter(|step| step.because == Reason::Dead) {
         let Ensure::Host(HostEnsure::MemberGone { peer_urls, .. }) = &step.ensure else {
@@ -157,7 +171,9 @@ fn let_die(world: &mut World, approved: &Plan) {
         if let Some(node) = dead.map(|(node, _)| node.clone())
             && world.machine(&node).power == Power::Running
         {
-            world.power_off(&node);
+            if !world.machine(&node).isolated {
+                world.power_off(&node);
+            }
             world.settle();
             world.now_ms += WITNESSES_MS;
         }
@@ -260,26 +276,34 @@ fn keep_what_was_there(spec: &mut Spec, intent: &Intent, approved: &Plan) {
 
 /// What the machines are like, as the plan's settings tell.
 fn kind(approved: &Plan) -> Option<MachineKind> {
-    approved.steps().find_map(|step| match &step.ensure {
+    let runtime = approved.steps().find_map(|step| match &step.ensure {
         Ensure::Host(HostEnsure::Components { runtime, .. }) => Some(runtime.kind),
+        _ => None,
+    });
+    runtime.or_else(|| settings(approved).map(|settings| settings.kind))
+}
+
+/// The cluster's settings, as the plan's steps carry them.
+pub(super) fn settings(approved: &Plan) -> Option<&ClusterSettings> {
+    approved.steps().find_map(|step| match &step.ensure {
         Ensure::Host(
-            HostEnsure::Certificates { settings, .. }
+            HostEnsure::Rehearsed { settings, .. }
+            | HostEnsure::Certificates { settings, .. }
             | HostEnsure::EtcdMember { settings, .. }
             | HostEnsure::ControlPlane { settings, .. }
             | HostEnsure::Kubelet { settings, .. }
             | HostEnsure::ClusterConfig { settings, .. }
+            | HostEnsure::ClusterDns { settings, .. }
             | HostEnsure::Registered { settings, .. }
-            | HostEnsure::Worker { settings, .. },
-        ) => Some(of(settings)),
+            | HostEnsure::Worker { settings, .. }
+            | HostEnsure::ServingCertificate { settings, .. }
+            | HostEnsure::Configuration { settings, .. },
+        ) => Some(settings),
         _ => None,
     })
 }
 
-fn of(settings: &ClusterSettings) -> MachineKind {
-    settings.kind
-}
-
-fn planned(intent: &Intent, world: &World) -> Result<Plan, String> {
+pub(super) fn planned(intent: &Intent, world: &World) -> Result<Plan, String> {
     let Planning { plan, refused, .. } = plan(intent, &world.observe(intent));
     match refused.first() {
         Some(refusal) => Err(format!("planning is refused: {refusal}")),

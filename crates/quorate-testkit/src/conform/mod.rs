@@ -6,9 +6,11 @@
 //! when the machine that wrote the journal dies after that line.
 //!
 //! A journal does not tell what else happened to the machines. What only waits may therefore begin where nothing is to be waited for, and
-//! between two runs machines may have lost power.
+//! between two runs machines may have lost power. Of everything else whoever did it tells, see [`Happened`].
 
+mod foreign;
 mod goal;
+mod happened;
 mod imagine;
 mod runs;
 
@@ -20,6 +22,7 @@ use quorate_plan::{
 use crate::{World, render, walk::take, world::ActError};
 use goal::Goal;
 
+pub use happened::{Dated, Happened};
 pub use imagine::imagine;
 use imagine::{bring_bundle, elect_another};
 pub use runs::{Found, Told, follow_runs};
@@ -81,16 +84,21 @@ pub fn follow(events: &[Event], before: &Left) -> Result<Followed, Departed> {
     } else {
         before.worlds.clone()
     };
-    let begins: Vec<World> = start
-        .into_iter()
-        .filter_map(|world| imagine::begins(world, intent, plan))
-        .collect();
+    let mut begins = Vec::new();
+    let mut instead = None;
+    for world in start {
+        match imagine::begins(world, intent, plan) {
+            Ok(world) => begins.push(world),
+            Err(planned) => drop(instead.get_or_insert(planned)),
+        }
+    }
     if begins.is_empty() {
         return Err(Departed {
             event: 1,
             what: format!(
-                "in no world that is known of was this planned:\n{}",
-                render::plan(plan)
+                "in no world that is known of was this planned:\n{}\nbut, in the first of them:\n{}",
+                render::plan(plan),
+                instead.unwrap_or_default()
             ),
         });
     }

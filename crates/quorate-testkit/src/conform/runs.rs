@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use quorate_exec::{Journal, journal::JournalError};
 use quorate_plan::{Event, Step};
 
-use super::{Departed, Followed, Left, follow, imagine, together};
+use super::{Dated, Departed, Followed, Left, follow, imagine, together};
 use crate::render;
 
 /// What became of one run's journal.
@@ -55,12 +55,12 @@ impl fmt::Display for Told {
     }
 }
 
-/// Follows the journals of all runs below `runs`, the oldest first: each from the worlds that those before it may have left, or, where it
-/// was planned in none of them, from one that is imagined.
+/// Follows the journals of all runs below `runs`, the oldest first: each from the worlds that those before it may have left, and what
+/// happened to machines since, or, where it was planned in none of them, from one that is imagined. `happened`: in the order of time.
 ///
 /// # Errors
 /// When a journal cannot be read or is damaged.
-pub fn follow_runs(runs: &Path) -> Result<Vec<Told>, JournalError> {
+pub fn follow_runs(runs: &Path, happened: &[Dated]) -> Result<Vec<Told>, JournalError> {
     let mut told = Vec::new();
     let mut left = Left::default();
     let mut recordings = Vec::new();
@@ -70,7 +70,12 @@ pub fn follow_runs(runs: &Path) -> Result<Vec<Told>, JournalError> {
     }
     // IDs tell no runs apart that began within one second.
     recordings.sort_by_key(|(_, recording)| recording.entries.first().map(|entry| entry.at));
+    let mut happened = happened.iter().peekable();
     for (run, recording) in recordings {
+        let began = recording.entries.first().map(|entry| entry.at);
+        while let Some(earlier) = happened.next_if(|other| Some(other.at_ms) <= began) {
+            left = earlier.what.to(left);
+        }
         let events: Vec<Event> = recording
             .entries
             .into_iter()
@@ -92,7 +97,7 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
     let known = before
         .worlds
         .iter()
-        .any(|world| imagine::begins(world.clone(), intent, plan).is_some());
+        .any(|world| imagine::begins(world.clone(), intent, plan).is_ok());
     // What hosts have in hand they finish, whether or not anything is known of the world.
     let unknown = || {
         Some(Left {
@@ -101,6 +106,11 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
         })
     };
     if !known && let Err(why) = imagine::imagine(intent, plan) {
+        let departed = before
+            .worlds
+            .first()
+            .and_then(|_| follow(events, before).err());
+        let why = departed.map_or(why, |departed| departed.what);
         return (Found::Unexplained(why), unknown());
     }
     let anew = Left {
@@ -113,7 +123,16 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
             let found = if known { Found::GoesOn } else { Found::Anew };
             (found(followed), left)
         }
-        Err(departed) if departed.event == 1 => (Found::Unexplained(departed.what), unknown()),
+        Err(departed) if departed.event == 1 => {
+            let known = before
+                .worlds
+                .first()
+                .and_then(|_| follow(events, before).err());
+            (
+                Found::Unexplained(known.unwrap_or(departed).what),
+                unknown(),
+            )
+        }
         Err(departed) => (Found::Departed(departed), unknown()),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use quorate_plan::{
@@ -28,6 +28,9 @@ use crate::fixture::KUBERNETES;
 /// The pod network that somebody else installed.
 const FLANNEL: &str = "kube-flannel/kube-flannel-ds";
 
+/// Kubeconfigs of a master's own components.
+const OWN_COMPONENTS: [&str; 2] = ["controller-manager.conf", "scheduler.conf"];
+
 /// Where kubeconfigs lie.
 const FOLDER: &str = "/etc/kubernetes/";
 
@@ -47,6 +50,8 @@ pub struct ForeignDisk {
 /// What a cluster keeps that only a conversion looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ForeignKube {
+    /// What its owner calls the API, when it has a name: its hosts know that for the master's address.
+    pub name: Option<String>,
     /// The server in kube-proxy's ConfigMap.
     pub proxy: Option<String>,
     /// The server that each kube-proxy has read.
@@ -117,6 +122,7 @@ impl World {
             adopted: Some(Box::new(configuration(None))),
         });
         kube.foreign = ForeignKube {
+            name: None,
             proxy: Some(server.clone()),
             proxies: kube
                 .nodes
@@ -129,15 +135,64 @@ impl World {
         };
     }
 
+    /// What it was made with is this; where that names an endpoint, everybody on its hosts calls the master by it.
+    ///
+    /// # Panics
+    /// When that master does not serve.
+    pub fn was_made_with(&mut self, master: &NodeName, adopted: &Adopted) {
+        let kube = self.kube_mut(master).expect("it serves");
+        let endpoint = adopted.text(&["controlPlaneEndpoint"]);
+        let endpoint = endpoint.unwrap_or_default();
+        kube.kubeadm = Some(KubeadmConfig {
+            kubernetes: KUBERNETES.into(),
+            endpoint: endpoint.clone(),
+            adopted: Some(Box::new(adopted.clone())),
+        });
+        let Some((name, _)) = endpoint.rsplit_once(':') else {
+            return;
+        };
+        let server = format!("https://{endpoint}");
+        kube.foreign.name = Some(name.to_owned());
+        kube.cluster_info = Some(server.clone());
+        kube.foreign.proxy = Some(server.clone());
+        for read in kube.foreign.proxies.values_mut() {
+            read.clone_from(&server);
+        }
+        let nodes: Vec<NodeName> = self.machines.keys().cloned().collect();
+        for node in nodes {
+            let files = self.machine_mut(&node).disk.kubeconfigs.iter_mut();
+            // A master's own components speak to their own apiserver.
+            for (_, own) in files.filter(|(file, _)| !OWN_COMPONENTS.contains(&file.as_str())) {
+                own.clone_from(&server);
+            }
+        }
+    }
+
     /// What the addresses of a server are, as that host sees it.
     fn reached(&self, node: &NodeName, server: &str) -> Option<SocketAddr> {
         let (host, port) = server.strip_prefix("https://")?.rsplit_once(':')?;
         let address = match host.parse() {
             Ok(address) => address,
             Err(_) if host == self.endpoint.host => self.resolved(node)?,
+            Err(_) if self.calls_it(host) => self.first()?,
             Err(_) => return None,
         };
         Some(SocketAddr::new(address, port.parse().ok()?))
+    }
+
+    /// Whether that is what the cluster's owner calls its master.
+    fn calls_it(&self, host: &str) -> bool {
+        let mut names = (self.clusters.values()).map(|cluster| &cluster.kube.foreign.name);
+        names.any(|name| name.as_deref() == Some(host))
+    }
+
+    /// The address of the master that was there first.
+    fn first(&self) -> Option<IpAddr> {
+        let first = self.machines.values().find(|machine| {
+            let etcd = machine.disk.manifests.get("etcd");
+            etcd.is_some_and(|etcd| etcd.flag("initial-cluster-state") == Some("new"))
+        });
+        first.map(|machine| machine.address)
     }
 
     /// The master whose own address a server is, when it serves.
@@ -181,11 +236,7 @@ impl World {
             connections.insert("kube-proxy".to_owned(), to.into_iter().collect());
             callers.extend(to.map(|to| ("kube-proxy".to_owned(), to)));
         }
-        let old = self.machines.values().find(|machine| {
-            let etcd = machine.disk.manifests.get("etcd");
-            etcd.is_some_and(|etcd| etcd.flag("initial-cluster-state") == Some("new"))
-        });
-        let old = old.map(|machine| SocketAddr::new(machine.address, 6443));
+        let old = self.first().map(|address| SocketAddr::new(address, 6443));
         for straggler in &disk.foreign.stragglers {
             callers.extend(old.map(|old| (straggler.clone(), old)));
         }

@@ -1,0 +1,98 @@
+//! The cluster that somebody else made, as a plan that converts it, or takes that back, tells of it. Start at [`founded_by_its_owner`].
+
+use std::collections::BTreeSet;
+
+use quorate_plan::{
+    Ensure, Goal, HostEnsure, Intent, NodeName, Place, Plan, Spec, intent::Landmark,
+    spec::BalancerSpec,
+};
+
+use super::imagine::{planned, settings};
+use crate::World;
+
+/// Whether the plan is one of a cluster that somebody else made.
+pub(super) fn converts(intent: &Intent) -> bool {
+    match intent.goal {
+        Goal::Convert { .. } => true,
+        // What it leads back to only an earlier run tells.
+        Goal::Unconvert
+        | Goal::Converge
+        | Goal::Replace { .. }
+        | Goal::Remove { .. }
+        | Goal::Repair => false,
+    }
+}
+
+/// The file as its owner would have written it: the one master, which others call by what they like.
+pub(super) fn owners_file(intent: &Intent, approved: &Plan) -> Spec {
+    let mut spec = intent.spec.clone();
+    let original = original(intent, approved);
+    spec.control_plane.retain(|node, _| *node == original);
+    spec.balancer = BalancerSpec::External;
+    spec.hosts_file = false;
+    spec
+}
+
+/// The master that was there first: what is kept, served and configured there tells. Where nothing of that is left to do it is the first.
+fn original(intent: &Intent, approved: &Plan) -> NodeName {
+    let of = approved
+        .steps()
+        .find_map(|step| match (&step.ensure, &step.on) {
+            (
+                Ensure::Host(
+                    HostEnsure::BackedUp { master: true, .. }
+                    | HostEnsure::BackupOffHost { .. }
+                    | HostEnsure::ServingCertificate { .. }
+                    | HostEnsure::ServingCertificateKept { .. }
+                    | HostEnsure::Configuration { .. }
+                    | HostEnsure::ConfigurationKept { .. },
+                ),
+                Place::Host(node),
+            ) => Some(node.clone()),
+            _ => None,
+        });
+    let first = || intent.spec.control_plane.keys().next().cloned();
+    of.or_else(first).expect("a cluster has a master")
+}
+
+/// The cluster of one master becomes its owner's, with the configuration, the names and the addresses that the plan tells of.
+///
+/// # Errors
+/// When such a cluster is not converted by any plan.
+pub(super) fn founded_by_its_owner(
+    world: &mut World,
+    intent: &Intent,
+    approved: &Plan,
+) -> Result<(), String> {
+    world.somebody_elses();
+    // What the file calls the API nobody knew before.
+    world.resolves = None;
+    world.know(&intent.spec);
+    let original = original(intent, approved);
+    let Some(settings) = settings(approved) else {
+        return Ok(());
+    };
+    if let Some(adopted) = settings.adopted.as_deref() {
+        world.was_made_with(&original, adopted);
+    }
+    // Its certificate has the names that no file and no configuration would have given it.
+    let whole = Intent {
+        goal: Goal::Convert {
+            pause_after: Some(Landmark::Certificate),
+        },
+        ..intent.clone()
+    };
+    let plan = planned(&whole, world)?;
+    let given = plan.steps().find_map(|step| match &step.ensure {
+        Ensure::Host(HostEnsure::ServingCertificate { settings, .. }) => Some(&settings.sans),
+        _ => None,
+    });
+    let none = BTreeSet::new();
+    let given = given.unwrap_or(&none);
+    let more: Vec<String> = settings.sans.difference(given).cloned().collect();
+    let machine = world.machine_mut(&original);
+    if let Some(serving) = machine.disk.pki.certificates.get_mut("pki/apiserver.crt") {
+        serving.sans.extend(more);
+    }
+    Ok(())
+}
