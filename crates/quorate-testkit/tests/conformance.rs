@@ -216,6 +216,26 @@ async fn what_hosts_finish_some_runs_later_is_known() {
     }
 }
 
+/// The last step was in hand when the first run was killed. The second one planned it, and found it done when its turn came.
+#[tokio::test(start_paused = true)]
+async fn a_run_has_nothing_left_to_do_when_hosts_have_finished() {
+    let situation = somebody_elses(None);
+    let mut events = run(&situation, Script::none()).await.1.events;
+    events.truncate(begun(&events, "cluster DNS runs on two nodes") + 1);
+    let left = followed(&events, &begins(&situation), "the first").left;
+    let done = Event::Ended {
+        verdict: Verdict::Done,
+    };
+    let second = [planned_in(&left.worlds[0], &events[0]), done];
+    followed(&second, &left, "the second");
+    let nothing_in_hand = Left {
+        worlds: vec![left.worlds[0].clone()],
+        in_hand: Vec::new(),
+    };
+    let departed = follow(&second, &nothing_in_hand).expect_err("nobody did it");
+    assert!(departed.what.contains("done, and yet"), "{departed}");
+}
+
 /// Nobody knows why the second run planned that; hosts go on with what the first one handed them.
 #[tokio::test(start_paused = true)]
 async fn what_hosts_have_in_hand_outlasts_a_run_that_is_not_followed() {
@@ -355,6 +375,27 @@ async fn a_master_that_was_cut_off_comes_back() {
     let told = follow_runs(runs.path(), &[cut, mended]).expect("it is read");
     let goes_on = |run: &Told| matches!(run.found, Found::GoesOn(_));
     assert!(told[1..].iter().all(goes_on), "{}\n{}", told[1], told[2]);
+}
+
+/// Two operators at once: the one that is refused planned what the other one is about to do, and leaves everything as it was.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_began_nothing_leaves_everything_as_it_was() {
+    let situation = &situations()[0];
+    let (shared, first) = run(situation, Script::none()).await;
+    let refused = Event::Ended {
+        verdict: Verdict::Refused {
+            refusals: Vec::new(),
+        },
+    };
+    let beside = [first.events[0].clone(), refused];
+    let again = apply(&shared, &situation.intent, operator(2), Script::none()).await;
+
+    let runs = tempfile::tempdir().expect("a directory");
+    written(runs.path(), "run-1", &first.events);
+    written(runs.path(), "run-2", &beside);
+    written(runs.path(), "run-3", &again.events);
+    let told = follow_runs(runs.path(), &[]).expect("it is read");
+    assert!(matches!(told[2].found, Found::GoesOn(_)), "{}", told[2]);
 }
 
 /// Events that a whole run of one to three told.

@@ -305,7 +305,8 @@ impl<'a> Way<'a> {
         if !self.approved.steps().any(|approved| approved == step) {
             return Err(format!("`{name}` was not approved"));
         }
-        self.passed_over(step);
+        let before = self.before(step);
+        self.passed_over(before);
         // It began where some of what is in flight was made, or nothing of it, or everything.
         let mut why = None;
         for world in [self.made.clone(), self.whole()]
@@ -328,10 +329,9 @@ impl<'a> Way<'a> {
         Err(format!("`{name}`: {}", why.unwrap_or_default()))
     }
 
-    /// What comes before a step and was not begun stood already when its turn came: what a machine brings along, what a host finished that
-    /// the run before had asked for, and that another member leads. No journal tells of elections.
-    fn passed_over(&mut self, step: &Step) {
-        let before: Vec<&Step> = (self.approved.stages.iter())
+    /// Steps of the approved plan that come before this one: those of earlier stages, and of its own those on the same host.
+    fn before(&self, step: &Step) -> Vec<&'a Step> {
+        (self.approved.stages.iter())
             .flat_map(|stage| {
                 let of_step = stage.steps.contains(step);
                 let steps = stage.steps.iter().map(move |other| (other, of_step));
@@ -339,9 +339,16 @@ impl<'a> Way<'a> {
                 lane.map(|(other, _)| other)
             })
             .take_while(|other| *other != step)
-            .filter(|other| !self.in_flight.contains(other))
-            .collect();
-        for other in before {
+            .collect()
+    }
+
+    /// What was not begun when what comes after it was, or the end, stood already when its turn came: what a machine brings along, what a
+    /// host finished that the run before had asked for, and that another member leads. No journal tells of elections.
+    fn passed_over(&mut self, steps: Vec<&Step>) {
+        for other in steps {
+            if self.in_flight.contains(other) {
+                continue;
+            }
             match (&other.ensure, &other.on) {
                 (Ensure::Host(HostEnsure::Bundle { .. }), Place::Host(node)) => {
                     bring_bundle(&mut self.made, self.intent, node);
@@ -420,9 +427,10 @@ impl<'a> Way<'a> {
         Ok(())
     }
 
-    fn ended(&self, verdict: &Verdict) -> Result<(), String> {
+    fn ended(&mut self, verdict: &Verdict) -> Result<(), String> {
         match verdict {
             Verdict::Done => {
+                self.passed_over(self.approved.steps().collect());
                 let seen = self.whole().observe(self.intent);
                 let left = plan(self.intent, &seen).plan;
                 if left.steps().all(waits) {

@@ -119,7 +119,9 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
     };
     match follow(events, if known { before } else { &anew }) {
         Ok(followed) => {
-            let left = Some(followed.left.clone());
+            // Beside another one that goes on it may even have been planned in what that one has changed since.
+            let nothing = followed.effects == 0 && !before.worlds.is_empty();
+            let left = (!nothing).then(|| followed.left.clone());
             let found = if known { Found::GoesOn } else { Found::Anew };
             (found(followed), left)
         }
