@@ -9,9 +9,10 @@ use quorate_testkit::conform::Happened;
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    convert::{MASTERS, api, cluster_file, trusted},
+    convert::{MASTERS, api, cluster_file, endpoint, trusted},
     foreign::{BLANK, Foreign, MASTER, Shape, WORKERS},
     host_state::{self, Exception, OF_ITS_TIME},
+    judge::same,
     stage::Stage,
 };
 
@@ -105,6 +106,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let hosts = &foreign.hosts;
     let file = &cluster_file(stage, hosts, NAME)?;
     trusted(stage, hosts, file)?;
+    told_by_its_api(stage, hosts, file)?;
     stage.succeed(&["convert", "--yes", "-f", file])?;
     healthy(stage, file, Duration::from_secs(120))?;
     api(stage, hosts, file, NAME)?.whole(stage, hosts, &MASTERS, &WORKERS)?;
@@ -124,6 +126,54 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         &applied,
         &[OF_ITS_TIME, EXCEPTIONS].concat(),
     );
+    Ok(())
+}
+
+/// By a kubeconfig `quorate adopt` learns who is in the cluster, and which version it has. Nobody is reached with the keys that this machine
+/// offers by itself, so that it cannot be judged.
+fn told_by_its_api(stage: &mut Stage, hosts: &Bare, file: &str) -> Result<()> {
+    let admin = stage.directory.join("admin.conf");
+    fs::write(&admin, hosts.run(MASTER, "cat /etc/kubernetes/admin.conf")?)?;
+    let (admin, written) = (admin.display().to_string(), format!("{file}.via"));
+    let blank = |host: &str| Ok::<_, anyhow::Error>(format!("{host}={}", hosts.address(host)?));
+    let (second, third, balancer) = (blank("cp-2")?, blank("cp-3")?, blank("lb-1")?);
+    let endpoint = endpoint(NAME);
+    let adopted = stage.quorate(&[
+        "adopt",
+        &written,
+        "--via",
+        &admin,
+        "--endpoint",
+        &endpoint,
+        "--join",
+        &second,
+        "--join",
+        &third,
+        "--balancer",
+        &balancer,
+    ])?;
+    stage.check_eq(
+        "`quorate adopt --via` says that nobody could be looked at",
+        &adopted.status.code(),
+        &Some(5),
+    );
+    let (by_hand, by_api) = (fs::read_to_string(file)?, fs::read_to_string(&written)?);
+    let of = |text: &str| {
+        let hosts = text.split("name: ").skip(1);
+        let host = |rest: &str| {
+            let (name, rest) = rest.split_once(", address: ")?;
+            Some(format!("{name} {}", rest.split([',', ' ']).next()?))
+        };
+        hosts.filter_map(host).collect::<BTreeSet<String>>()
+    };
+    same(
+        stage,
+        "the file that it wrote names the hosts of the one by hand, the workers too, which nobody told it",
+        &of(&by_api),
+        &of(&by_hand),
+    );
+    let version = format!("kubernetes: {}\n", stage.kubernetes());
+    stage.check("and the cluster's version", by_api.contains(&version));
     Ok(())
 }
 
