@@ -308,6 +308,14 @@ def test_a_conversion_that_is_not_whole_afterwards_is_not_waited_for(play, given
     assert made.log() == ["take " + goal, "ask", "act cp-1 kept", "ask", "release"]
 
 
+def test_the_backup_of_a_conversion_goes_where_it_is_told(play):
+    made = play([])
+    given = '{"quorate_convert_backup": "/mnt/safe", "quorate_convert_backup_recipients": ["age1a", "age1b"]}'
+    code, output, _ = made.run("-e", given, playbook="convert")
+    assert code == 0, output
+    assert made.log() == ["take --convert --backup /mnt/safe --backup-recipient age1a --backup-recipient age1b", "status"]
+
+
 def test_check_mode_shows_what_a_conversion_would_do(play):
     made = play([{"cp-1": [step("cp-1", "master", "kept", did("x"))]}])
     code, output, counts = made.run("--check", "--diff", playbook="convert")

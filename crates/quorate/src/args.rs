@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_plan::{Goal, intent::Landmark};
 
-use crate::{commands, console::ColourChoice};
+use crate::{cluster::BackupPlace, commands, console::ColourChoice, exit::Exit, failure::Failure};
 
 /// Highly available kubeadm control planes, over the tools you already run.
 #[derive(Debug, Parser)]
@@ -142,6 +142,37 @@ pub struct AcceptArgument {
     /// Accept one risk for one node, as in `clock-differs=cp-2`. May be repeated; there is no general force.
     #[arg(long, value_name = "RISK=NODE")]
     pub accept: Vec<quorate_plan::Acceptance>,
+}
+
+/// Where a backup goes that leaves its host.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BackupArgument {
+    /// Where the backup goes on this machine, sealed. Default: a folder among what is kept of the cluster here.
+    #[arg(long, value_name = "DIR", conflicts_with = "undo")]
+    backup: Option<PathBuf>,
+    /// Whom the backup is sealed to, an age recipient `age1…`. May be repeated. Default: an identity that is made on this machine once.
+    #[arg(long, value_name = "RECIPIENT", conflicts_with = "undo")]
+    backup_recipient: Vec<String>,
+}
+
+impl BackupArgument {
+    /// # Errors
+    /// When nobody could open what is sealed to that recipient.
+    pub fn place(&self) -> Result<BackupPlace, Failure> {
+        for recipient in &self.backup_recipient {
+            quorate_node::check_backup_recipient(recipient)
+                .map_err(|error| Failure::from_error(Exit::Usage, &error))?;
+        }
+        let absolute = |folder: &PathBuf| {
+            std::path::absolute(folder).map_err(|error| {
+                Failure::doing(Exit::Unexpected, "there is no working directory", &error)
+            })
+        };
+        Ok(BackupPlace {
+            folder: self.backup.as_ref().map(absolute).transpose()?,
+            recipients: self.backup_recipient.clone(),
+        })
+    }
 }
 
 /// What requests are to lead to.

@@ -17,6 +17,7 @@ use quorate_plan::{
     intent::BundleRef,
     spec::{self, Cni, Inventory},
 };
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -47,7 +48,8 @@ pub struct ClusterFile {
 }
 
 /// Where a backup goes that leaves its host, and whom it is sealed to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackupPlace {
     /// The folder. `None`: among what is kept of the cluster here.
     pub folder: Option<PathBuf>,

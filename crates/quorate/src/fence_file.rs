@@ -7,7 +7,7 @@ use quorate_plan::Claim;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{self, ClusterFile},
+    cluster::{self, BackupPlace, ClusterFile},
     failure::Failure,
     saved::{cluster_of, write_kept},
     show::json::API_VERSION,
@@ -25,6 +25,9 @@ pub struct FenceFile {
     kind: String,
     /// The cluster file it was taken for, absolute: paths in the intent are relative to it.
     cluster_file: PathBuf,
+    /// Where a backup goes that leaves its host, and whom it is sealed to.
+    #[serde(default)]
+    backup: BackupPlace,
     /// What the hosts were told.
     pub claim: Claim,
 }
@@ -36,6 +39,7 @@ impl FenceFile {
             api_version: API_VERSION.into(),
             kind: KIND.into(),
             cluster_file: cluster.path.clone(),
+            backup: cluster.backup.clone(),
             claim: claim.clone(),
         }
     }
@@ -77,6 +81,10 @@ impl FenceFile {
     pub fn cluster(&self, directories: Directories) -> Result<ClusterFile, Failure> {
         let again = "take it again: `quorate lock take --out FILE`";
         let intent = &self.claim.intent;
-        cluster_of(&self.cluster_file, intent, "fence", again, directories)
+        let cluster = cluster_of(&self.cluster_file, intent, "fence", again, directories)?;
+        Ok(ClusterFile {
+            backup: self.backup.clone(),
+            ..cluster
+        })
     }
 }

@@ -116,6 +116,37 @@ async fn a_conversion_says_in_json_what_to_expect() {
     assert_eq!(expected[keeps.unwrap()]["undo"], "convert");
 }
 
+/// Where the backup goes, and whom it is sealed to, is said once, when the fence is taken: every request after that knows it.
+#[tokio::test(start_paused = true)]
+async fn a_fence_knows_where_the_backup_goes() {
+    let temporary = tempfile::tempdir().unwrap();
+    let lab = Rc::new(Lab::new(temporary.path(), "small.yaml"));
+    run(&lab, "quorate apply --yes -f @/small.yaml", String::new()).await;
+    happen(&lab, "somebody-elses").await;
+    happen(&lab, "want controlPlane: { hosts: [{ name: cp-1, address: 10.0.0.11 }, { name: cp-2, address: 10.0.0.12 }, { name: cp-3, address: 10.0.0.13 }] }").await;
+    let (_, recipient) = quorate_node::new_backup_identity();
+    let take = "quorate lock take -f @/small.yaml --out @/small.fence --backup /tmp/safe";
+    for (wrong, words) in [
+        (take.to_owned(), "expected --convert"),
+        (format!("{take} --convert --undo"), "cannot be used with"),
+        (
+            format!("{take} --convert --backup-recipient age1x"),
+            "age1x",
+        ),
+    ] {
+        let seen = run(&lab, &wrong, String::new()).await;
+        assert!(seen.contains("[exit 2]") && seen.contains(words), "{seen}");
+    }
+    let right = format!("{take} --convert --backup-recipient {recipient}");
+    let seen = run(&lab, &right, String::new()).await;
+    let told = format!("The backup goes to `/tmp/safe`, sealed to {recipient}.");
+    assert!(seen.contains("[exit 0]") && seen.contains(&told), "{seen}");
+    let held = fs::read_to_string(lab.directory.join("small.fence")).unwrap();
+    let held: serde_json::Value = serde_json::from_str(&held).unwrap();
+    assert_eq!(held["backup"]["folder"], "/tmp/safe");
+    assert_eq!(held["backup"]["recipients"][0], *recipient);
+}
+
 /// Before a conversion by requests: whose each step is in a play, by host, and how the host differs from it.
 #[tokio::test(start_paused = true)]
 async fn a_conversion_is_told_by_host() {

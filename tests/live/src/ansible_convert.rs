@@ -74,9 +74,21 @@ fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
 /// As far as it goes while somebody unknown uses the old address, and back: the master has the files that it had.
 fn there_and_back(stage: &mut Stage, hosts: &Bare) -> Result<()> {
     let before = hosts.run(MASTER, LED)?;
-    let pause = ["-e", "quorate_convert_pause_after=certificate"];
+    let safe = stage.directory.join("safe");
+    let backup = format!("quorate_convert_backup={}", safe.display());
+    let pause = [
+        "-e",
+        "quorate_convert_pause_after=certificate",
+        "-e",
+        &backup,
+    ];
     let paused = play(stage, OLDEST, CONVERT, &pause)?;
     stage.check("a play stops at a landmark", paused.status.success());
+    stage.check_eq(
+        "and the backup came to where it was told",
+        &fs::read_dir(&safe).map_or(0, Iterator::count),
+        &1,
+    );
     stage.check(
         "and the master has another certificate by then",
         hosts.run(MASTER, LED)? != before,

@@ -1,15 +1,13 @@
 //! `quorate convert`: a cluster that somebody else made with one master becomes highly available, without an outage; and back.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use quorate_plan::{Goal, intent::Landmark};
 
 use super::verb;
 use crate::{
-    cluster::{BackupPlace, ClusterFile},
+    args::BackupArgument,
+    cluster::ClusterFile,
     console::Console,
-    exit::Exit,
     failure::Failure,
     reach::{Reach, wanted},
 };
@@ -39,32 +37,8 @@ pub struct Arguments {
     /// voting masters and three.
     #[arg(long, value_name = "LANDMARK")]
     pause_after: Option<Landmark>,
-    /// Where the backup goes on this machine, sealed. Default: a folder among what is kept of the cluster here.
-    #[arg(long, value_name = "DIR", conflicts_with = "undo")]
-    backup: Option<PathBuf>,
-    /// Whom the backup is sealed to, an age recipient `age1…`. May be repeated. Default: an identity that is made on this machine once.
-    #[arg(long, value_name = "RECIPIENT", conflicts_with = "undo")]
-    backup_recipient: Vec<String>,
-}
-
-impl Arguments {
-    /// # Errors
-    /// When nobody could open what is sealed to that recipient.
-    fn place(&self) -> Result<BackupPlace, Failure> {
-        for recipient in &self.backup_recipient {
-            quorate_node::check_backup_recipient(recipient)
-                .map_err(|error| Failure::from_error(Exit::Usage, &error))?;
-        }
-        let absolute = |folder: &PathBuf| {
-            std::path::absolute(folder).map_err(|error| {
-                Failure::doing(Exit::Unexpected, "there is no working directory", &error)
-            })
-        };
-        Ok(BackupPlace {
-            folder: self.backup.as_ref().map(absolute).transpose()?,
-            recipients: self.backup_recipient.clone(),
-        })
-    }
+    #[command(flatten)]
+    backup: BackupArgument,
 }
 
 /// Runs it.
@@ -79,7 +53,7 @@ pub async fn run(
     let verb = &arguments.verb;
     verb.check("convert", console)?;
     let mut cluster = ClusterFile::read(&verb.file.file, reach.directories()?, console)?;
-    cluster.backup = arguments.place()?;
+    cluster.backup = arguments.backup.place()?;
     cluster.say_warnings(console);
     let pause_after = arguments.pause_after;
     let goal = if arguments.undo {

@@ -13,8 +13,8 @@ use super::{
     plan::{refused, say_rest, say_to_register},
 };
 use crate::{
-    args::{AcceptArgument, FileArgument, GoalArgument, Output, OutputArgument},
-    cluster::ClusterFile,
+    args::{AcceptArgument, BackupArgument, FileArgument, GoalArgument, Output, OutputArgument},
+    cluster::{BackupPlace, ClusterFile},
     console::Console,
     exit::Exit,
     failure::Failure,
@@ -33,6 +33,8 @@ pub struct TakeArguments {
     out: PathBuf,
     #[command(flatten)]
     goal: GoalArgument,
+    #[command(flatten)]
+    backup: BackupArgument,
     #[command(flatten)]
     accept: AcceptArgument,
     #[command(flatten)]
@@ -65,7 +67,13 @@ pub(super) async fn take(
     console: &mut Console,
     reach: &impl Reach,
 ) -> Result<(), Failure> {
-    let cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
+    let mut cluster = ClusterFile::read(&arguments.file.file, reach.directories()?, console)?;
+    cluster.backup = arguments.backup.place()?;
+    let goal = arguments.goal.goal();
+    if cluster.backup != BackupPlace::default() && !matches!(goal, Goal::Convert { .. }) {
+        let message = "--backup and --backup-recipient are for conversions: expected --convert";
+        return Err(Failure::usage(message));
+    }
     cluster.say_warnings(console);
     if let Provider::Local { .. } = cluster.spec.provider {
         return Err(Failure::new(
@@ -74,7 +82,6 @@ pub(super) async fn take(
         )
         .hint("requests are for hosts that somebody has: `provider: { kind: ssh }`"));
     }
-    let goal = arguments.goal.goal();
     let intent = wanted(&cluster, goal, &arguments.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
     let considered = arrived(&intent, &world, console).await?;
