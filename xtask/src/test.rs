@@ -33,7 +33,7 @@ const SEEDS: &str = "20000";
 const MODEL: &str = "quorate-testkit";
 
 /// The live cases that need Ansible.
-const PLAYS: [&str; 2] = ["ansible", "ansible-convert"];
+const PLAYS: [&str; 3] = ["ansible", "ansible-convert", "ansible-packages"];
 
 /// What to test.
 #[derive(Debug, clap::Args)]

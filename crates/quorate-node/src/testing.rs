@@ -120,6 +120,7 @@ pub(crate) fn intent() -> Intent {
             },
             provider: Provider::Ssh,
             bundle: None,
+            packages: None,
         },
         bundle: BundleRef {
             id: "0".repeat(64),

@@ -15,6 +15,7 @@ use crate::{
     ClusterName, NodeName,
     adopted::Adopted,
     observation::{Cgroup, EndpointName, MachineKind},
+    spec::Packages,
 };
 
 /// A control plane host or worker by name and address.
@@ -51,8 +52,11 @@ pub struct RuntimeSettings {
 
 impl RuntimeSettings {
     /// What a host records as [`crate::observation::Components::configuration`] when it was set up like this.
-    pub fn digest(&self) -> String {
-        crate::step::digest(self)
+    pub fn digest(&self, packages: Option<&Packages>) -> String {
+        match packages {
+            None => crate::step::digest(self),
+            Some(packages) => crate::step::digest(&(self, packages)),
+        }
     }
 }
 

@@ -405,6 +405,19 @@ pub struct Components {
     pub differing: BTreeSet<String>,
     /// [`crate::kubeadm::RuntimeSettings::digest`] of what containerd and the kubelet were set up with.
     pub configuration: String,
+    /// Where the programs came from packages: those that are installed now of [`crate::spec::Packages::NAMES`]. `None`: from the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<BTreeMap<String, Package>>,
+}
+
+/// An installed package.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Package {
+    /// Its version, with the revision.
+    pub version: String,
+    /// It is held: no upgrade of the system changes it.
+    pub held: bool,
 }
 
 /// A systemd unit.

@@ -18,7 +18,7 @@ use crate::{
     MemberId, NodeName,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
     observation::{EndpointName, Founding, HostMark},
-    spec::EtcdDevice,
+    spec::{EtcdDevice, Packages},
 };
 
 /// An end state on one machine.
@@ -148,6 +148,9 @@ pub enum HostEnsure {
         bundle: String,
         /// How containerd and the kubelet are set up here.
         runtime: RuntimeSettings,
+        /// The packages that they come from instead: of the bundle is only what those lack.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packages: Option<Packages>,
     },
     /// containerd has these images.
     Images {

@@ -172,6 +172,30 @@ fn a_whole_file_for_local_hosts() {
 }
 
 #[test]
+fn components_from_packages() {
+    let with = |components: &str| {
+        let text = format!(
+            "apiVersion: quorate/v1\nname: demo\ncontrolPlane: {{ count: 3 }}\nprovider: {{ kind: local }}\ncomponents: {components}\n"
+        );
+        good(&text).0
+    };
+    assert_eq!(with("{ source: bundle, path: ./bundle }").packages, None);
+    let spec = with(
+        "{ source: packages, path: ./bundle, repository: 'https://packages.example.org/core:/stable:/v1.35/deb/', \
+         key: ./kubernetes.asc, version: 1.35.4-1.1 }",
+    );
+    assert_eq!(spec.bundle.as_deref(), Some("./bundle"));
+    let packages = spec.packages.expect("packages");
+    assert_eq!(
+        packages.repository,
+        "https://packages.example.org/core:/stable:/v1.35/deb/"
+    );
+    assert_eq!(packages.key_file, "./kubernetes.asc");
+    assert_eq!(packages.key, "", "whoever may read files fills it in");
+    assert_eq!(packages.version, "1.35.4-1.1");
+}
+
+#[test]
 fn the_least_file_for_local_hosts() {
     let (spec, warnings) = good(
         "apiVersion: quorate/v1\nname: demo\ncontrolPlane: { count: 3 }\nprovider: { kind: local }\n",

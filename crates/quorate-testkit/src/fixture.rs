@@ -174,6 +174,7 @@ impl Cluster {
                 Provider::Ssh
             },
             bundle: None,
+            packages: None,
         }
     }
 

@@ -32,6 +32,9 @@ use crate::{
 /// Largest cluster file or manifest that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// Longest key of a package repository, in bytes: one with many signatures has a few KiB.
+const KEY_BYTES_MAX: usize = 64 << 10;
+
 /// A cluster file that was read and is right.
 #[derive(Clone, Debug)]
 pub struct ClusterFile {
@@ -119,6 +122,9 @@ impl ClusterFile {
                     manifest.display()
                 )));
             }
+        }
+        if let Some(packages) = &mut spec.packages {
+            packages.key = public_key(&beside(&path, &packages.key_file))?;
         }
         Ok(Self {
             path,
@@ -380,6 +386,28 @@ pub fn read_text(what: &str, path: &Path) -> Result<String, Failure> {
         )));
     }
     String::from_utf8(bytes).map_err(|error| Failure::doing(Exit::Usage, doing(), &error))
+}
+
+/// The public key that signs a package repository. It travels with every request, and into every journal: a private one is refused.
+fn public_key(path: &Path) -> Result<String, Failure> {
+    let wrong = |why: &str| {
+        Failure::usage(format!(
+            "the key of the package repository, `{}`, {why}",
+            path.display()
+        ))
+        .hint("save the key that the repository publishes, as it is: a text that begins with `-----BEGIN PGP PUBLIC KEY BLOCK-----`")
+    };
+    let text = read_text("the key of the package repository", path)?;
+    if text.contains("PRIVATE KEY") {
+        return Err(wrong("is a private key"));
+    }
+    if !text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
+        return Err(wrong("is not a public key in ASCII armour"));
+    }
+    if text.len() > KEY_BYTES_MAX {
+        return Err(wrong("is longer than any key"));
+    }
+    Ok(text)
 }
 
 /// Prints what is wrong with a cluster file.

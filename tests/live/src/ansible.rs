@@ -239,7 +239,8 @@ fn by_apply(
     Ok(())
 }
 
-fn trust(stage: &mut Stage, hosts: &Bare, file: &str, which: &[(&str, u8)]) -> Result<()> {
+/// Pins the keys of these hosts.
+pub fn trust(stage: &mut Stage, hosts: &Bare, file: &str, which: &[(&str, u8)]) -> Result<()> {
     let mut trust = vec!["trust".to_owned(), "-f".to_owned(), file.to_owned()];
     for (host, _) in which {
         trust.extend(["--expect".to_owned(), hosts.fingerprint(host)?]);

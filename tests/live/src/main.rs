@@ -5,6 +5,8 @@
 
 mod ansible;
 mod ansible_convert;
+mod ansible_packages;
+mod apt_repository;
 mod bad_hosts;
 mod bare;
 mod bench;
@@ -15,6 +17,7 @@ mod convert_alike;
 mod convert_back;
 mod convert_odd;
 mod drills;
+mod file_server;
 mod foreign;
 mod founders;
 mod guard;
@@ -155,6 +158,13 @@ const CASES: &[Case] = &[
         budget_s: 900,
         about: "under load at the old address: plays lead somebody else's master half way and back, end at a straggler, then make three",
         run: ansible_convert::run,
+    },
+    Case {
+        name: "ansible-packages",
+        full: true,
+        budget_s: 600,
+        about: "blank Debian hosts become a cluster by plays, from a signed repository of packages; a forged, silent or other one installs nothing",
+        run: ansible_packages::run,
     },
     Case {
         name: "readme",

@@ -64,6 +64,7 @@ fn intent() -> Intent {
             },
             provider: Provider::Ssh,
             bundle: None,
+            packages: None,
         },
         bundle: BundleRef {
             id: "b".into(),

@@ -26,10 +26,7 @@ pub(super) async fn ensure(
         .intersection(&there)
         .filter(|image| !pinned.contains(*image))
     {
-        let label = ["--namespace", "k8s.io", "images", "label", image, PINNED];
-        work.tools
-            .run(Command::new("ctr", work.patience).args(label))
-            .await?;
+        pin(work, image).await?;
     }
     let folder = work.paths.bundle(bundle);
     let manifest = Manifest::read(&folder, bundle)?;
@@ -65,16 +62,19 @@ async fn import(
         .await
         .expect("checking a file does not panic")?;
     let import = Command::new("ctr", work.patience)
-        .args([
-            "--namespace",
-            "k8s.io",
-            "images",
-            "import",
-            "--label",
-            PINNED,
-        ])
+        .args(["--namespace", "k8s.io", "images", "import"])
         .arg(archive.under(folder));
     work.tools.run(import).await?;
+    // A step of its own: the `ctr` of a distribution's containerd cannot label what it imports.
+    pin(work, image).await?;
     work.progress.say(format!("imported {image}"));
+    Ok(())
+}
+
+/// Lets the kubelet keep an image.
+async fn pin(work: &Work<'_>, image: &str) -> Result<(), ActionError> {
+    let label = ["--namespace", "k8s.io", "images", "label", image, PINNED];
+    let label = Command::new("ctr", work.patience).args(label);
+    work.tools.run(label).await?;
     Ok(())
 }

@@ -36,6 +36,7 @@ mod member_gone;
 mod members;
 mod network;
 mod node_gone;
+mod packages;
 mod prepared;
 mod proxy;
 mod registered;
@@ -264,9 +265,11 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         } => prepared::ensure(work, mark, sysctls, hosts_file).await,
         HostEnsure::EtcdVolume { node, device } => etcd_volume::ensure(work, node, device).await,
         HostEnsure::Bundle { id } => bundle::ensure(work, id).await,
-        HostEnsure::Components { bundle, runtime } => {
-            components::ensure(work, bundle, runtime).await
-        }
+        HostEnsure::Components {
+            bundle,
+            runtime,
+            packages,
+        } => components::ensure(work, bundle, runtime, packages.as_ref()).await,
         HostEnsure::Images { bundle, images } => images::ensure(work, bundle, images).await,
         HostEnsure::Balancer { listen, binary } => balancer::ensure(work, *listen, binary).await,
         HostEnsure::Authority { founding, of } => {

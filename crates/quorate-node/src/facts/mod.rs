@@ -61,7 +61,9 @@ pub(crate) use pki::{
     public_key_hash, read_certificate, server_of,
 };
 pub(crate) use ports::look as listening;
-pub(crate) use runtime::{CONTAINERD, Installed, InstalledFile, PINNED, installed, list_images};
+pub(crate) use runtime::{
+    CONTAINERD, Installed, InstalledFile, PINNED, installed, list_images, packages,
+};
 
 /// How long anything outside this process may take to answer before its fact is given up. Far above what is normal, which is
 /// milliseconds; a component that needs longer is not one to rely on.

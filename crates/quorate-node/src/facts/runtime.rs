@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead, BufReader},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +11,8 @@ use std::{
 
 use quorate_plan::{
     Missing, Seen,
-    observation::{Components, Unit},
+    observation::{Components, Package, Unit},
+    spec::Packages,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,9 @@ pub(crate) struct Installed {
     pub(crate) bundle: String,
     /// [`quorate_plan::kubeadm::RuntimeSettings::digest`].
     pub(crate) configuration: String,
+    /// The programs came from packages: of the bundle is only what those lack.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) from_packages: bool,
     /// Every file by its place.
     pub(crate) files: BTreeMap<PathBuf, InstalledFile>,
 }
@@ -103,7 +108,65 @@ pub(super) fn components(paths: &Paths) -> Result<Option<Components>, FileError>
         bundle: installed.bundle,
         differing,
         configuration: installed.configuration,
+        packages: match installed.from_packages {
+            true => Some(packages(paths, &Packages::NAMES)?),
+            false => None,
+        },
     }))
+}
+
+/// Where dpkg keeps what is installed.
+const DPKG_STATUS: &str = "/var/lib/dpkg/status";
+
+/// Which of these packages are installed, by what dpkg keeps: whole, and of which version.
+pub(crate) fn packages(
+    paths: &Paths,
+    names: &[&str],
+) -> Result<BTreeMap<String, Package>, FileError> {
+    let path = paths.at(DPKG_STATUS);
+    let file = match fs::File::open(&path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        result => result.map_err(FileError::new("read", &path))?,
+    };
+    // Some megabytes on a host with much on it: a line at a time.
+    let mut found = BTreeMap::new();
+    let mut stanza = Stanza::default();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(FileError::new("read", &path))?;
+        let line = String::from_utf8_lossy(&line);
+        match line.split_once(": ") {
+            _ if line.is_empty() => found.extend(std::mem::take(&mut stanza).of(names)),
+            Some(("Package", name)) => stanza.name = name.to_owned(),
+            Some(("Status", status)) => stanza.status = status.to_owned(),
+            Some(("Version", version)) => stanza.version = version.to_owned(),
+            _ => {}
+        }
+    }
+    found.extend(stanza.of(names));
+    Ok(found)
+}
+
+/// What dpkg keeps of one package.
+#[derive(Default)]
+struct Stanza {
+    name: String,
+    status: String,
+    version: String,
+}
+
+impl Stanza {
+    fn of(self, names: &[&str]) -> Option<(String, Package)> {
+        // What is wanted, whether it is damaged, and how far it is.
+        let held = match self.status.as_str() {
+            "install ok installed" => false,
+            "hold ok installed" => true,
+            _ => return None,
+        };
+        let version = self.version;
+        names
+            .contains(&self.name.as_str())
+            .then_some((self.name, Package { version, held }))
+    }
 }
 
 /// Whether a program is installed where programs are looked for.
@@ -275,6 +338,7 @@ mod tests {
         let installed = Installed {
             bundle: "b".into(),
             configuration: "c".into(),
+            from_packages: false,
             files: files.into(),
         };
         durable::write_json(&machine.paths.state("components.json"), &installed).unwrap();
@@ -284,5 +348,31 @@ mod tests {
         std::fs::remove_file(machine.paths.at("/usr/local/bin/b")).unwrap();
         let seen = components(&machine.paths).unwrap().unwrap();
         assert_eq!(seen.differing.len(), 3, "{:?}", seen.differing);
+        assert_eq!(seen.packages, None);
+    }
+
+    #[test]
+    fn packages_as_dpkg_keeps_them() {
+        let machine = testing::machine();
+        assert_eq!(packages(&machine.paths, &["kubelet"]).unwrap(), [].into());
+        machine.write(
+            DPKG_STATUS,
+            "Package: kubeadm\nStatus: hold ok installed\nVersion: 1.35.4-1.1\nDescription: x\n Version: 9\n\n\
+             Package: kubectl\nStatus: install ok half-configured\nVersion: 1.35.4-1.1\n\n\
+             Package: kubernetes-cni\nStatus: install ok installed\nVersion: 1.8.0-1.1\n\n\
+             Package: kubelet\nStatus: install ok installed\nVersion: 1.35.3-1.1\n",
+        );
+        let package = |version: &str, held| Package {
+            version: version.to_owned(),
+            held,
+        };
+        let wanted = [
+            ("kubeadm".to_owned(), package("1.35.4-1.1", true)),
+            ("kubelet".to_owned(), package("1.35.3-1.1", false)),
+        ];
+        assert_eq!(
+            packages(&machine.paths, &Packages::NAMES).unwrap(),
+            wanted.into()
+        );
     }
 }

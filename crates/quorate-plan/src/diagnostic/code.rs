@@ -222,6 +222,15 @@ reaches it. Use 6443, or 443.";
     NothingToWrite = "Q0408", "managed hosts file without an address", "\
 With `hostsFile: managed` quorate writes the endpoint's name and the address behind it into /etc/hosts of every host. Behind an external
 balancer it does not know the address. Let DNS resolve the name, or give the address as `endpoint.host`.";
+    BadRepository = "Q0409", "not the address of a package repository", "\
+`components.repository` is the directory of a flat repository of Debian packages, which has the files `InRelease` and `Packages`: for Kubernetes' own, or a
+mirror of it, the address that ends in `/core:/stable:/v1.35/deb/`. It begins with https:// or http:// (what comes from it is held to its signature either
+way) and consists of letters, digits and `-._~:/+%`. User and password do not belong into the cluster file: apt reads them from /etc/apt/auth.conf.d on
+the hosts.";
+    PackageVersion = "Q0410", "packages of another version", "\
+`components.version` is the version of the packages kubelet, kubeadm and kubectl, with the revision that their repository gave them: 1.35.4-1.1. It is
+exact, and of the Kubernetes that `kubernetes` names (1.35.4, unless the file says otherwise): the images and the settings of the cluster are of that
+version, and a kubelet of another one is a change that nobody planned. The packages are held at it.";
 
     // 05: warnings.
     LoadBalancerName = "Q0501", "endpoint that is a cloud load balancer's own name", "\

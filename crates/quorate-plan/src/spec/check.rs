@@ -9,7 +9,7 @@ use super::{
     findings::Findings,
     hosts::{self, Found, Group},
     inventory::{self, Groups, Inventory},
-    nets,
+    nets, packages,
     raw::{At, CniKey, File, Host, Key, ProviderKind},
 };
 use crate::{
@@ -134,6 +134,7 @@ pub(super) fn check(
         &file.span,
     );
     let cni = cni(network.cni);
+    let packages = packages::packages(findings, file.components.as_ref(), kubernetes.as_deref());
 
     let (kind, nets, resolved, balancers) = (kind?, nets?, resolved?, balancers?);
     Some(Spec {
@@ -166,6 +167,7 @@ pub(super) fn check(
             .components
             .and_then(|components| components.path)
             .map(|path| path.value),
+        packages: packages?,
     })
 }
 

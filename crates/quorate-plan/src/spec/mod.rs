@@ -11,6 +11,7 @@ mod hosts;
 mod inventory;
 mod nets;
 mod network;
+mod packages;
 pub mod parse;
 mod raw;
 mod read;
@@ -28,6 +29,7 @@ use crate::{ClusterName, NodeName, kubeadm::Peer, observation::EndpointName};
 
 pub use device::EtcdDevice;
 pub use inventory::{Inventory, Listed, TargetGroup};
+pub use packages::Packages;
 pub use parse::{parse, parse_with};
 pub use raw::schema;
 
@@ -57,6 +59,9 @@ pub struct Spec {
     pub provider: Provider,
     /// The bundle's directory, as the file gives it, relative to the file. `None`: the standard place.
     pub bundle: Option<String>,
+    /// Kubernetes' programs come from packages, with what runs in pods from the bundle. `None`: all of it comes from the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Packages>,
 }
 
 /// What stands behind the endpoint.

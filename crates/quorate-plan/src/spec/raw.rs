@@ -3,7 +3,7 @@
 //!
 //! A key enters this file together with the work that makes it do something.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, collections::BTreeSet, ops::Range};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -297,19 +297,32 @@ pub(super) enum ProviderKind {
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Components {
-    /// `bundle`: a verified directory of components, see `quorate bundle`.
-    #[expect(dead_code, reason = "one value is possible: it is read to be checked")]
+    /// What hosts get their programs from. Default: `bundle`.
     pub(super) source: Key<Source>,
     /// The bundle's directory, relative to this file. Default: the standard place.
     pub(super) path: Key<String>,
+    /// With `source: packages`: the address of the repository of Kubernetes' packages, the directory that has `InRelease` and `Packages`.
+    pub(super) repository: Key<String>,
+    /// With `source: packages`: the file of the public key that signs the repository, in ASCII armour, relative to this file.
+    pub(super) key: Key<String>,
+    /// With `source: packages`: the exact version of kubelet, kubeadm and kubectl with its revision, as in 1.35.4-1.1. They are held at it.
+    pub(super) version: Key<String>,
+    /// Keys that are there, whatever is wrong with their values.
+    #[schemars(skip)]
+    pub(super) written: BTreeSet<String>,
+    #[schemars(skip)]
+    pub(super) span: Span,
 }
 
 /// Where components come from.
 #[derive(Clone, Copy, Debug, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub(super) enum Source {
-    /// A bundle.
+    /// A verified directory of components, see `quorate bundle`.
     Bundle,
+    /// kubelet, kubeadm, kubectl and CNI plugins of Kubernetes' repository and containerd of the distribution's, on Debian and its kin; images
+    /// and the pod network's manifest come from a bundle.
+    Packages,
 }
 
 /// The JSON Schema of the cluster file (draft 2020-12).

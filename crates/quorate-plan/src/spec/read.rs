@@ -60,7 +60,10 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
             "sudo",
         ],
     ),
-    ("components", &["source", "path"]),
+    (
+        "components",
+        &["source", "path", "repository", "key", "version"],
+    ),
 ];
 
 /// The shape of a file whose tree could be built.
@@ -275,9 +278,22 @@ fn components(findings: &mut Findings<'_>, node: &Node) -> Option<Components> {
     let mut group = Group::of(findings, node, "components")?;
     Some(Components {
         source: group.optional("source", |findings, node| {
-            word(findings, node, &[("bundle", Source::Bundle)])
+            word(
+                findings,
+                node,
+                &[("bundle", Source::Bundle), ("packages", Source::Packages)],
+            )
         }),
         path: group.optional("path", text),
+        repository: group.optional("repository", text),
+        key: group.optional("key", text),
+        version: group.optional("version", text),
+        written: group
+            .entries
+            .iter()
+            .map(|entry| entry.key.clone())
+            .collect(),
+        span: group.span.clone(),
     })
 }
 

@@ -8,8 +8,9 @@ use std::{
 use super::Differences;
 use crate::{
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
-    observation::{EtcdView, Founding, HostFacts, HostMark},
+    observation::{EtcdView, Founding, HostFacts, HostMark, Package},
     seen::Missing,
+    spec::Packages,
 };
 
 pub(super) fn prepared(
@@ -71,22 +72,58 @@ pub(super) fn components(
     facts: &HostFacts,
     bundle: &str,
     runtime: &RuntimeSettings,
+    packages: Option<&Packages>,
 ) -> Result<(), Missing> {
     match facts.components.get()? {
-        None => found.note("components", "installed", "none"),
+        None => match packages {
+            None => found.note("components", "installed", "none"),
+            Some(packages) => found.note(
+                "components",
+                format_args!("packages at {}", packages.version),
+                "none",
+            ),
+        },
         Some(components) => {
             found.equal("components' bundle", &bundle, &components.bundle.as_str());
             found.equal(
                 "runtime configuration",
-                &runtime.digest(),
+                &runtime.digest(packages),
                 &components.configuration,
             );
+            match (packages, &components.packages) {
+                (None, None) => {}
+                (Some(packages), Some(seen)) => held(found, packages, seen),
+                (Some(_), None) => found.note("components' source", "packages", "the bundle"),
+                (None, Some(_)) => found.note("components' source", "the bundle", "packages"),
+            }
             for file in &components.differing {
                 found.note(file, "as installed", "changed or missing");
             }
         }
     }
     found.unit(facts, "containerd")
+}
+
+fn held(found: &mut Differences, wanted: &Packages, seen: &BTreeMap<String, Package>) {
+    for name in Packages::NAMES {
+        match seen.get(name) {
+            None => found.note(
+                format_args!("package {name}"),
+                &wanted.version,
+                "not installed",
+            ),
+            Some(package) => {
+                found.equal(
+                    &format!("package {name}"),
+                    &wanted.version,
+                    &package.version,
+                );
+                if !package.held {
+                    found.note(format_args!("package {name}"), "held", "not held");
+                }
+            }
+        }
+    }
 }
 
 pub(super) fn images(

@@ -93,8 +93,12 @@ pub fn differences(
             etcd_volume::etcd_volume(&mut found, facts, node, device)?;
         }
         HostEnsure::Bundle { id } => host::bundle(&mut found, facts, id)?,
-        HostEnsure::Components { bundle, runtime } => {
-            host::components(&mut found, facts, bundle, runtime)?;
+        HostEnsure::Components {
+            bundle,
+            runtime,
+            packages,
+        } => {
+            host::components(&mut found, facts, bundle, runtime, packages.as_ref())?;
         }
         HostEnsure::Images { images, .. } => host::images(&mut found, facts, images)?,
         HostEnsure::Balancer { listen, binary } => {

@@ -65,9 +65,17 @@ impl fmt::Display for HostEnsure {
                 write!(f, "/var/lib/etcd is a folder of its own disk, {device}")
             }
             Self::Bundle { id } => write!(f, "bundle {} lies on the host", short(id)),
-            Self::Components { .. } => {
+            Self::Components { packages: None, .. } => {
                 f.write_str("containerd runs; kubelet, kubeadm and CNI plugins are installed")
             }
+            Self::Components {
+                packages: Some(packages),
+                ..
+            } => write!(
+                f,
+                "containerd runs; packages of kubelet, kubeadm and kubectl are installed and held at {}",
+                packages.version
+            ),
             Self::Images { images, .. } => write!(f, "containerd has {} images", images.len()),
             Self::Balancer { listen, .. } => write!(f, "balancer listens on {listen}"),
             Self::Authority { of: None, .. } => {

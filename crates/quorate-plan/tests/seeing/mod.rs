@@ -87,6 +87,7 @@ fn ready(name: &str) -> HostFacts {
             bundle: "b".into(),
             differing: BTreeSet::new(),
             configuration: "c".into(),
+            packages: None,
         })),
         images: Seen::now(["etcd".to_owned()].into()),
         pki: Seen::now(Pki {

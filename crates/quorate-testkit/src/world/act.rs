@@ -7,8 +7,10 @@ use quorate_plan::{
     Admitted, HostEnsure, NodeName, Observation, Refusal, Request, admit,
     kubeadm::{ClusterSettings, Peer},
     observation::{
-        Balancer, Certificate, Components, Fencing, Founding, KubeadmConfig, MemberMark, Pki,
+        Balancer, Certificate, Components, Fencing, Founding, KubeadmConfig, MemberMark, Package,
+        Pki,
     },
+    spec::Packages,
     standing::{Difference, differences},
     step::Network,
     wire::Outcome,
@@ -173,7 +175,11 @@ impl World {
             HostEnsure::Bundle { id } => {
                 self.machine_mut(node).disk.bundles.insert(id);
             }
-            HostEnsure::Components { bundle, runtime } => {
+            HostEnsure::Components {
+                bundle,
+                runtime,
+                packages,
+            } => {
                 let machine = self.machine_mut(node);
                 if !machine.disk.bundles.contains(&bundle) {
                     return Err(failed(format!("bundle {bundle} is not on the host")));
@@ -181,7 +187,17 @@ impl World {
                 machine.disk.components = Some(Components {
                     bundle,
                     differing: BTreeSet::new(),
-                    configuration: runtime.digest(),
+                    configuration: runtime.digest(packages.as_ref()),
+                    packages: packages.map(|packages| {
+                        let version = packages.version;
+                        let held = Package {
+                            version,
+                            held: true,
+                        };
+                        Packages::NAMES
+                            .map(|name| (name.to_owned(), held.clone()))
+                            .into()
+                    }),
                 });
                 machine.enable("containerd");
             }

@@ -59,10 +59,21 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
             lines
         }
         HostEnsure::Bundle { id } => vec![format!("bundle {id}")],
-        HostEnsure::Components { runtime, .. } => vec![
-            format!("sandbox image {}", runtime.pause_image),
-            format!("cgroup {:?}", runtime.kind.cgroup).to_lowercase(),
-        ],
+        HostEnsure::Components {
+            runtime, packages, ..
+        } => {
+            let mut lines = vec![
+                format!("sandbox image {}", runtime.pause_image),
+                format!("cgroup {:?}", runtime.kind.cgroup).to_lowercase(),
+            ];
+            lines.extend(packages.iter().flat_map(|packages| {
+                [
+                    format!("from {}", packages.repository),
+                    format!("which the key in {} signs", packages.key_file),
+                ]
+            }));
+            lines
+        }
         HostEnsure::Images { images, .. } => images.iter().cloned().collect(),
         HostEnsure::Balancer { listen, .. } => vec![format!("listens on {listen}")],
         HostEnsure::Backend { address, .. } => vec![format!("forwards to {address}")],

@@ -125,6 +125,7 @@ impl Convergence<'_> {
             HostEnsure::Components {
                 bundle: bundle.id.clone(),
                 runtime,
+                packages: self.spec.packages.clone(),
             },
             HostEnsure::Images {
                 bundle: bundle.id.clone(),

@@ -1,0 +1,208 @@
+//! Debian hosts without any Kubernetes become a cluster by `site.yml`, with kubelet, kubeadm and kubectl from a signed repository of packages
+//! and the distribution's containerd. A repository that is forged, silent or of another version installs nothing.
+
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    ansible::{ANSIBLE, OLDEST, changes, nothing_to_do, play, settle, trust},
+    apt_repository::{KEY, Repositories, Told},
+    bare::Bare,
+    bring_up::healthy,
+    judge::{Api, listings, same},
+    stage::{Stage, said},
+};
+
+const NAME: &str = "live-packages";
+const SUBNET: &str = "172.31.74.0/24";
+const GATEWAY: [u8; 4] = [172, 31, 74, 1];
+const ENDPOINT: &str = "api.live-packages.internal";
+const MASTERS: [&str; 3] = ["cp-1", "cp-2", "cp-3"];
+const NODES: [&str; 4] = ["cp-1", "cp-2", "cp-3", "w-1"];
+const HOSTS: [(&str, u8); 5] = [
+    ("cp-1", 11),
+    ("cp-2", 12),
+    ("cp-3", 13),
+    ("w-1", 101),
+    ("lb-1", 201),
+];
+const SITE: &str = "quorate.cluster.site";
+
+/// Files of packages that were changed, by dpkg's own account. Configuration files may be: they belong to who runs the host.
+const CHANGED: &str =
+    "dpkg --verify kubeadm kubectl kubelet kubernetes-cni containerd | grep -v ' c /etc/' || true";
+
+/// Runs it.
+pub fn run(stage: &mut Stage) -> Result<()> {
+    let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
+    let place = stage.directory.join("repositories");
+    let repositories = Repositories::make(stage, &place, GATEWAY.into())?;
+    stage.say(&format!("containerd is {}", repositories.containerd));
+    for host in NODES {
+        hosts.run(host, &repositories.distribution())?;
+        stage.check(
+            &format!("there is nothing of Kubernetes on {host}"),
+            hosts.holds(host, &absent("kubelet kubeadm kubectl containerd crictl")),
+        );
+    }
+    let file = file(stage, &hosts, &repositories)?;
+    trust(stage, &hosts, &file, &HOSTS)?;
+    let names = HOSTS.map(|(host, _)| host);
+    foreseen(stage, &hosts, &names)?;
+    wrong(stage, &hosts, &repositories, &file)?;
+
+    let brought = play(stage, OLDEST, SITE, &[])?;
+    stage.check(
+        "with the right repository a play succeeds",
+        brought.status.success(),
+    );
+    let api = Api::of(stage, &file, Some((ENDPOINT, "172.31.74.201")))?;
+    api.whole(stage, &hosts, &MASTERS, &["w-1"])?;
+    api.no_join_secrets(stage)?;
+    healthy(stage, &file, Duration::from_secs(60))?;
+    for host in NODES {
+        of_packages(stage, &hosts, &repositories, host)?;
+    }
+    nothing_to_do(stage, &hosts, SITE, &file, &names)?;
+    let_go(stage, &hosts, &names)?;
+    healthy(stage, &file, Duration::from_secs(60))
+}
+
+/// Holds where none of these programs is installed.
+fn absent(programs: &str) -> String {
+    format!("for name in {programs}; do if command -v $name; then exit 1; fi; done")
+}
+
+/// In check mode a play says that the packages are missing, and installs none.
+fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
+    let blank = listings(hosts, names)?;
+    let checked = play(stage, ANSIBLE, SITE, &["--check", "--diff"])?;
+    stage.check("a play in check mode succeeds", checked.status.success());
+    stage.check(
+        "it shows which packages there would be",
+        said(&checked).contains("packages at 1.35.4-1.1"),
+    );
+    let looked = listings(hosts, names)?;
+    same(stage, "and changed no file on any host", &looked, &blank);
+    Ok(())
+}
+
+/// A repository that is not what the cluster file says: why is said, and nothing was installed.
+fn wrong(stage: &mut Stage, hosts: &Bare, repositories: &Repositories, file: &str) -> Result<()> {
+    repositories.tell(Told::Forged);
+    let refused = play(stage, ANSIBLE, SITE, &[])?;
+    stage.check(
+        "a play ends where somebody else signed the repository",
+        !refused.status.success(),
+    );
+    stage.check(
+        "and says so",
+        said(&refused).contains(&format!("signed by the key in {KEY}")),
+    );
+    for (told, what, why) in [
+        (Told::Earlier, "has another version", "seen 1.35.3-1.1"),
+        (Told::Nothing, "does not answer", "whether it is reached"),
+    ] {
+        repositories.tell(told);
+        let refused = stage.quorate(&["apply", "--yes", "-f", file])?;
+        stage.check(
+            &format!("apply ends where the repository {what}"),
+            !refused.status.success(),
+        );
+        let text = said(&refused);
+        stage.check(&format!("and says so: {why}"), text.contains(why));
+        if !text.contains(why) {
+            stage.say(&text);
+        }
+    }
+    repositories.tell(Told::Truth);
+    for host in NODES {
+        stage.check(
+            &format!("nothing was installed on {host}"),
+            hosts.holds(host, &absent("kubelet kubeadm kubectl")),
+        );
+    }
+    Ok(())
+}
+
+/// The host runs what packages brought, at their version.
+fn of_packages(
+    stage: &mut Stage,
+    hosts: &Bare,
+    repositories: &Repositories,
+    host: &str,
+) -> Result<()> {
+    let listed = hosts.run(
+        host,
+        "dpkg-query -W -f '${Package} ${Version} ${db:Status-Want}\\n' kubeadm kubectl kubelet",
+    )?;
+    let held: String = ["kubeadm", "kubectl", "kubelet"]
+        .map(|name| format!("{name} {} hold\n", repositories.version))
+        .concat();
+    stage.check_eq(
+        &format!("{host} has that version, and holds it"),
+        &listed,
+        &held,
+    );
+    stage.check_eq(
+        &format!("no file of a package was changed on {host}"),
+        &hosts.run(host, CHANGED)?,
+        &String::new(),
+    );
+    stage.check(
+        &format!("{host} runs the packages' programs and units"),
+        hosts.holds(
+            host,
+            "test \"$(readlink /proc/$(pidof kubelet)/exe)\" = /usr/bin/kubelet && \
+             test \"$(readlink /proc/$(pidof containerd)/exe)\" = /usr/bin/containerd && \
+             systemctl show -P FragmentPath kubelet containerd | grep -cE '^(/usr)?/lib/systemd/system/' | grep -qx 2 && \
+             test ! -e /usr/local/bin/kubelet && test ! -e /usr/local/bin/containerd",
+        ),
+    );
+    Ok(())
+}
+
+/// What somebody let go is shown by a check, and held again by a play.
+fn let_go(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
+    let difference = "package kubelet: expected held, seen not held";
+    let held = "apt-mark showhold | grep -qx kubelet";
+    hosts.run("w-1", "apt-mark unhold kubelet")?;
+    let checked = play(stage, OLDEST, SITE, &["--check", "--diff"])?;
+    stage.check("a check of it succeeds", checked.status.success());
+    changes(stage, &checked, names.iter().copied(), &["w-1"]);
+    stage.check(
+        "it says what was let go",
+        said(&checked).contains(difference),
+    );
+    stage.check("and leaves it so", !hosts.holds("w-1", held));
+    let played = play(stage, OLDEST, SITE, &["--diff"])?;
+    stage.check("a play upon it succeeds", played.status.success());
+    changes(stage, &played, names.iter().copied(), &["cp-1", "w-1"]);
+    stage.check("and it is held again", hosts.holds("w-1", held));
+    Ok(())
+}
+
+fn file(stage: &mut Stage, hosts: &Bare, repositories: &Repositories) -> Result<String> {
+    let root_key = hosts.identity("cp-1")?.display().to_string();
+    let text = format!(
+        "apiVersion: quorate/v1\n\
+         name: {NAME}\n\
+         endpoint:\n  host: {ENDPOINT}\n  hostsFile: managed\n  balancer: {{ kind: quorate, hosts: [{{ name: lb-1, address: 172.31.74.201 }}] }}\n\
+         controlPlane:\n  hosts:\n  \
+         - {{ name: cp-1, address: 172.31.74.11 }}\n  \
+         - {{ name: cp-2, address: 172.31.74.12 }}\n  \
+         - {{ name: cp-3, address: 172.31.74.13 }}\n\
+         workers:\n  hosts:\n  - {{ name: w-1, address: 172.31.74.101 }}\n\
+         network: {{ cni: flannel }}\n\
+         provider: {{ kind: ssh, user: root, identity: {root_key} }}\n\
+         components:\n  source: packages\n  repository: {}\n  key: {KEY}\n  version: {}\n  path: {}\n",
+        repositories.address(),
+        repositories.version,
+        stage.bundle.display()
+    );
+    let file = stage.directory.join(format!("{NAME}.yaml"));
+    fs::write(&file, text)?;
+    settle(stage, NAME)?;
+    Ok(file.display().to_string())
+}
