@@ -185,6 +185,20 @@ async fn a_journal_on_disk_is_followed() {
     );
 }
 
+/// Nothing in a plan tells of a worker that is passed over: that it is accepted by name does.
+#[tokio::test(start_paused = true)]
+async fn a_conversion_without_a_worker_is_followed() {
+    let mut situation = somebody_elses(None);
+    situation.world.power_off(&node("w-2"));
+    situation.world.settle();
+    let accepted = "worker-away=w-2".parse().expect("it can be accepted");
+    situation.intent.accepted = [accepted].into();
+    let (_, run) = run(&situation, Script::none()).await;
+    assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
+    let followed = followed(&run.events, &Left::default(), "without w-2");
+    assert!(followed.effects > 0);
+}
+
 /// A run that was killed while hosts had something in hand: what it told, and what it left.
 async fn killed_within(words: &str) -> (Vec<Event>, Left) {
     let situation = &situations()[0];

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_plan::{
     Ensure, Goal, HostEnsure, Intent, NodeName, Place, Plan, Spec, intent::Landmark,
-    spec::BalancerSpec,
+    refusal::RefusalCode, spec::BalancerSpec,
 };
 
 use super::imagine::{planned, settings};
@@ -55,6 +55,13 @@ fn original(intent: &Intent, approved: &Plan) -> NodeName {
     of.or_else(first).expect("a cluster has a master")
 }
 
+/// Whether a host has a step of its own in the plan.
+fn asked(approved: &Plan, node: &NodeName) -> bool {
+    approved
+        .steps()
+        .any(|step| step.on == Place::Host(node.clone()))
+}
+
 /// The cluster of one master becomes its owner's, with the configuration, the names and the addresses that the plan tells of.
 ///
 /// # Errors
@@ -69,6 +76,13 @@ pub(super) fn founded_by_its_owner(
     world.resolves = None;
     world.know(&intent.spec);
     let original = original(intent, approved);
+    // It is accepted by name that they are away, when they are.
+    for accepted in &intent.accepted {
+        if accepted.risk == RefusalCode::WorkerAway && !asked(approved, &accepted.node) {
+            world.power_off(&accepted.node);
+        }
+    }
+    world.settle();
     let Some(settings) = settings(approved) else {
         return Ok(());
     };
