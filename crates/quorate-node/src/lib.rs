@@ -23,6 +23,7 @@ mod give;
 mod hosts_file;
 mod kubeadm;
 mod off_host;
+mod old_address;
 mod packets;
 mod paths;
 mod random;

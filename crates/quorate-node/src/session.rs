@@ -332,6 +332,7 @@ fn check_host(
         | HostEnsure::Reset { node }
         | HostEnsure::BackedUp { node, .. }
         | HostEnsure::BackupOffHost { node }
+        | HostEnsure::OldAddress { node, .. }
         | HostEnsure::ServingCertificate { node, .. }
         | HostEnsure::ServingCertificateKept { node }
         | HostEnsure::Configuration { node, .. }

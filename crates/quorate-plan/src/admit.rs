@@ -192,6 +192,7 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::Kubeconfigs { .. }
         | HostEnsure::KubeconfigsKept { .. }
         | HostEnsure::DnsSpread {}
+        | HostEnsure::OldAddress { .. }
         | HostEnsure::BackupAside {} => Needed::None,
     }
 }

@@ -59,8 +59,14 @@ impl Intent {
             masters.map(Spec::apiserver).collect()
         };
         match self.goal {
-            Goal::Convert { .. } | Goal::Unconvert => Some(ConversionLook { watched: watched() }),
-            Goal::Converge | Goal::Replace { .. } | Goal::Remove { .. } | Goal::Repair => None,
+            Goal::Convert { .. } | Goal::Unconvert | Goal::RetireOldAddress { .. } => {
+                Some(ConversionLook { watched: watched() })
+            }
+            Goal::KeepOldAddress
+            | Goal::Converge
+            | Goal::Replace { .. }
+            | Goal::Remove { .. }
+            | Goal::Repair => None,
         }
     }
 
@@ -134,6 +140,13 @@ pub enum Goal {
     },
     /// What a conversion changed is put back, as long as one master votes.
     Unconvert,
+    /// Others than the cluster are refused at the address that it had before its endpoint, once none of them came for that long.
+    RetireOldAddress {
+        /// For how many seconds nobody came.
+        quiet_for_s: u64,
+    },
+    /// Everybody may come by that address again.
+    KeepOldAddress,
 }
 
 /// Where a conversion may be paused: everything that is reached before the first master joins. None lies between two voters and three.
@@ -249,6 +262,13 @@ impl fmt::Display for Goal {
                 pause_after: Some(landmark),
             } => write!(f, "convert --pause-after {landmark}"),
             Self::Unconvert => f.write_str("convert --undo"),
+            Self::RetireOldAddress { quiet_for_s } => {
+                write!(
+                    f,
+                    "convert --retire-old-endpoint --quiet-for {quiet_for_s}s"
+                )
+            }
+            Self::KeepOldAddress => f.write_str("convert --keep-old-endpoint"),
         }
     }
 }

@@ -131,6 +131,7 @@ fn cost(ensure: &Ensure) -> (Cost, Undo) {
         | HostEnsure::Reset { .. }
         | HostEnsure::Serving { .. }
         | HostEnsure::BackupOffHost { .. }
+        | HostEnsure::OldAddress { .. }
         | HostEnsure::BackupAside {} => (Cost::None, Undo::Stays),
         HostEnsure::BackedUp { .. } => (Cost::None, Undo::Convert),
         HostEnsure::ServingCertificate { .. } | HostEnsure::ServingCertificateKept { .. } => {

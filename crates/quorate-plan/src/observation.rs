@@ -8,6 +8,7 @@
 mod cluster;
 mod conversion;
 mod infra;
+mod old_address;
 mod volume;
 
 use std::{
@@ -31,6 +32,7 @@ pub use conversion::{
     Stored,
 };
 pub use infra::{InfraView, MachineKind, Power, Target};
+pub use old_address::{OldAddress, OldAddressRule};
 pub use volume::{EtcdVolume, OwnVolume, VolumeContent, VolumeMark};
 
 /// One look at everything.
@@ -311,6 +313,9 @@ pub struct HostFacts {
     /// What a conversion has to know of it. `None`: was not asked about.
     #[serde(default = "not_asked")]
     pub conversion: Seen<Option<Box<HostConversion>>>,
+    /// The rule for who comes by its address from before there was an endpoint. `None`: there is none, everybody may.
+    #[serde(default = "not_asked")]
+    pub old_address: Seen<Option<OldAddress>>,
 }
 
 /// Of what was written down before there was such a question: nobody looked.
@@ -628,6 +633,7 @@ impl HostFacts {
             dns: Seen::now(None),
             listening: Seen::now(BTreeMap::new()),
             conversion: Seen::now(None),
+            old_address: Seen::now(None),
         }
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MemberId, NodeName,
     kubeadm::{ClusterSettings, Peer, RuntimeSettings},
-    observation::{EndpointName, Founding, HostMark},
+    observation::{EndpointName, Founding, HostMark, OldAddressRule},
     spec::{EtcdDevice, Packages},
 };
 
@@ -395,6 +395,13 @@ pub enum HostEnsure {
     DnsSpread {},
     /// What was kept before a conversion is moved aside.
     BackupAside {},
+    /// The rule for who comes by this master's address from before there was an endpoint. It outlives a boot.
+    OldAddress {
+        /// This host.
+        node: Peer,
+        /// The rule. `None`: there is none, everybody may.
+        rule: Option<OldAddressRule>,
+    },
 }
 
 /// A pod network.
@@ -570,6 +577,7 @@ impl Ensure {
                 | HostEnsure::ConfigurationKept { .. }
                 | HostEnsure::ClusterInfo { .. }
                 | HostEnsure::ProxyConfig { .. }
+                | HostEnsure::OldAddress { .. }
                 | HostEnsure::BackupAside {} => 60,
                 HostEnsure::Proxy { .. }
                 | HostEnsure::Kubeconfigs { .. }

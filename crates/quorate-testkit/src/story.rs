@@ -146,6 +146,11 @@ impl Stage {
             ["remove", name, rest @ ..] => (Goal::Remove { node: node(name) }, rest),
             ["repair", rest @ ..] => (Goal::Repair, rest),
             ["convert", "--undo", rest @ ..] => (Goal::Unconvert, rest),
+            ["convert", "--retire-old-endpoint", seconds, rest @ ..] => {
+                let quiet_for_s = seconds.parse().expect("a number of seconds");
+                (Goal::RetireOldAddress { quiet_for_s }, rest)
+            }
+            ["convert", "--keep-old-endpoint", rest @ ..] => (Goal::KeepOldAddress, rest),
             ["convert", "--pause-after", landmark, rest @ ..] => {
                 let landmark = landmark.parse().expect("a landmark");
                 let pause_after = Some(landmark);

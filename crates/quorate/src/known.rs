@@ -113,7 +113,11 @@ impl Known {
         let looks_at_left = |node: &NodeName| match goal {
             Goal::Repair => true,
             Goal::Remove { node: named } | Goal::Replace { node: named, .. } => named == node,
-            Goal::Converge | Goal::Convert { .. } | Goal::Unconvert => false,
+            Goal::Converge
+            | Goal::Convert { .. }
+            | Goal::Unconvert
+            | Goal::RetireOldAddress { .. }
+            | Goal::KeepOldAddress => false,
         };
         self.masters
             .iter()
@@ -154,7 +158,10 @@ impl Known {
             }
             let handled = match &intent.goal {
                 Goal::Converge | Goal::Repair => intent.retired.contains_key(node),
-                Goal::Convert { .. } | Goal::Unconvert => false,
+                Goal::Convert { .. }
+                | Goal::Unconvert
+                | Goal::RetireOldAddress { .. }
+                | Goal::KeepOldAddress => false,
                 Goal::Remove { node: named } | Goal::Replace { node: named, .. } => named == node,
             };
             // A worker or balancer of that name, or of that address, has taken its place.

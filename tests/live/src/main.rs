@@ -16,6 +16,7 @@ mod convert;
 mod convert_alike;
 mod convert_back;
 mod convert_odd;
+mod convert_retire;
 mod drills;
 mod file_server;
 mod foreign;
@@ -130,6 +131,13 @@ const CASES: &[Case] = &[
         budget_s: 360,
         about: "hosts of a cluster that was converted are those of one that apply makes: files, flags, units, settings and images",
         run: convert_alike::run,
+    },
+    Case {
+        name: "convert-retire",
+        full: true,
+        budget_s: 420,
+        about: "under load: the old address is refused to others once nobody came for a while, over a loss of power, and opened again",
+        run: convert_retire::run,
     },
     Case {
         name: "kubeadm-kin",

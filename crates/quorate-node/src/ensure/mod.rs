@@ -36,6 +36,7 @@ mod member_gone;
 mod members;
 mod network;
 mod node_gone;
+mod old_address;
 mod packages;
 mod prepared;
 mod proxy;
@@ -357,5 +358,6 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         }
         HostEnsure::DnsSpread {} => dns_spread::ensure(work).await,
         HostEnsure::BackupAside {} => backup_aside::ensure(work),
+        HostEnsure::OldAddress { rule, .. } => old_address::ensure(work, rule.as_ref()).await,
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     durable::{self, FileError},
     error::ActionError,
     facts::{self, CONTAINERD, flag_of},
-    hosts_file, packets,
+    hosts_file, old_address, packets,
     paths::Paths,
     shown, utc,
 };
@@ -45,6 +45,7 @@ pub(super) async fn ensure(work: &Work<'_>, node: &Peer) -> Result<(), ActionErr
     member_aside(work, &aside, &note.data).await?;
     links_end(work).await?;
     packets::clear(work.paths, work.tools).await?;
+    old_address::lift(work.paths, work.tools).await?;
     take(work, &aside, "/etc/cni/net.d")?;
     for folder in STATE {
         durable::remove_folder(&work.paths.at(folder))?;

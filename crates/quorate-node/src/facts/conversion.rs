@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    ETCD_DATA, PATIENCE, api::readyz_of, blocked, connections, endpoint, in_time, no_answer, pki,
-    seen,
+    ETCD_DATA, PATIENCE, api::readyz_of, blocked, connections, endpoint, homes, in_time, no_answer,
+    pki, seen,
 };
 use crate::{
     clients,
@@ -81,6 +81,7 @@ pub(super) async fn look(
     };
     Seen::now(Some(Box::new(HostConversion {
         kubeconfigs: seen("kubeconfigs", kubeconfigs(paths)),
+        homes: seen("people's kubeconfigs", homes::look(paths)),
         serving: seen(
             "the serving certificate",
             super::certificate_digest(&paths.pki("apiserver.crt")),

@@ -14,6 +14,7 @@ mod etcd;
 pub(crate) mod etcd_volume;
 mod flows;
 mod heard;
+mod homes;
 pub(crate) mod machine;
 mod manifests;
 mod metrics;
@@ -36,7 +37,7 @@ use crate::{
     command::Tools,
     durable::{self, FileError},
     fence::Fences,
-    hosts_file,
+    hosts_file, old_address,
     paths::Paths,
     shown,
 };
@@ -86,6 +87,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
         api,
         balancer,
         conversion,
+        old_address,
     ) = tokio::join!(
         files(paths, binary),
         etcd_volume::look(paths, &tools, look.etcd_device.as_ref()),
@@ -98,6 +100,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
         Box::pin(api::look(paths, &manifests, look.conversion.as_ref())),
         balancer::look(paths),
         Box::pin(conversion::look(paths, &tools, look, &manifests)),
+        old_address::look(paths, &tools),
     );
     let balancer = balancer::with_unit(balancer, &units);
     let etcd_data = etcd_data(paths, &manifests);
@@ -139,6 +142,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
             dns,
             listening,
             conversion,
+            old_address,
         },
         etcd,
         api,

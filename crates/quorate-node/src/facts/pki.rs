@@ -216,14 +216,13 @@ pub(super) fn kubeconfigs(paths: &Paths) -> Result<BTreeMap<String, String>, Fil
 
 /// All servers that a kubeconfig names; `None` when there is no such file.
 pub(super) fn servers(path: &Path) -> Result<Option<BTreeSet<String>>, FileError> {
-    let config = Config::read(path)?;
-    Ok(config.map(|config| {
-        let servers = config.clusters.iter().map(|named| &named.cluster.server);
-        servers
-            .filter(|server| !server.is_empty())
-            .map(|server| crate::shown::line(server))
-            .collect()
-    }))
+    Ok(Config::read(path)?.map(|config| config.servers()))
+}
+
+/// The servers that a kubeconfig's text names; `None` when it is none.
+pub(super) fn servers_of(text: &str) -> Option<BTreeSet<String>> {
+    let config: Config = serde_saphyr::from_str(text).ok()?;
+    Some(config.servers())
 }
 
 /// The server a kubeconfig's text points at; `None` when it names none.
@@ -281,6 +280,14 @@ impl Config {
         serde_saphyr::from_str(&text)
             .map(Some)
             .map_err(|_| FileError::senseless(path, "it is not a kubeconfig"))
+    }
+
+    fn servers(&self) -> BTreeSet<String> {
+        let servers = self.clusters.iter().map(|named| &named.cluster.server);
+        servers
+            .filter(|server| !server.is_empty())
+            .map(|server| crate::shown::line(server))
+            .collect()
     }
 
     fn server(&self) -> &str {

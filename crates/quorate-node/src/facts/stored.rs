@@ -71,6 +71,9 @@ const WEBHOOKS: [(&str, &str); 2] = [
     ),
 ];
 
+/// A kind whose conversion may be asked of a URL.
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
 /// Why it cannot be told where an address is held.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoredError {
@@ -119,7 +122,7 @@ async fn stored(
     client: &Client,
     needles: &BTreeSet<Needle>,
 ) -> Result<BTreeSet<Stored>, StoredError> {
-    let (maps, secrets, daemonsets, deployments, stateful, jobs, validating, mutating) = tokio::join!(
+    let (maps, secrets, daemonsets, deployments, stateful, jobs, validating, mutating, definitions) = tokio::join!(
         client.list("/api/v1/configmaps", PATIENCE),
         client.list(SECRETS, PATIENCE),
         client.list(TEMPLATES[0].1, PATIENCE),
@@ -128,6 +131,7 @@ async fn stored(
         client.list(TEMPLATES[3].1, PATIENCE),
         client.list(WEBHOOKS[0].1, PATIENCE),
         client.list(WEBHOOKS[1].1, PATIENCE),
+        client.list(DEFINITIONS, PATIENCE),
     );
     let mut search = Search {
         needles,
@@ -154,6 +158,9 @@ async fn stored(
         for object in &list.items {
             search.webhooks(kind, object);
         }
+    }
+    for definition in &definitions?.items {
+        search.conversion(definition);
     }
     if search.found.len() > TOLD_MAX {
         return Err(StoredError::Many);
@@ -329,6 +336,13 @@ impl Search<'_> {
         }
     }
 
+    /// Whoever converts a custom resource by a URL.
+    fn conversion(&mut self, definition: &Value) {
+        let kind = "CustomResourceDefinition";
+        let client = &definition["spec"]["conversion"]["webhook"]["clientConfig"];
+        self.text(kind, definition, "conversion webhook", "", &client["url"]);
+    }
+
     fn webhooks(&mut self, kind: &str, object: &Value) {
         for webhook in list(&object["webhooks"]) {
             let name = webhook["name"].as_str().unwrap_or_default();
@@ -445,6 +459,19 @@ mod tests {
             seen,
             ["ValidatingWebhookConfiguration policy, webhook a.example: 10.0.0.11:6443"]
         );
+        let definition = json!({
+            "metadata": { "name": "things.example.com" },
+            "spec": { "conversion": { "strategy": "Webhook", "webhook": {
+                "clientConfig": { "url": "https://10.0.0.11:6443/convert" },
+            } } },
+        });
+        let seen = found(|search| search.conversion(&definition));
+        assert_eq!(
+            seen,
+            ["CustomResourceDefinition things.example.com, conversion webhook: 10.0.0.11:6443"]
+        );
+        let none = json!({ "metadata": { "name": "x" }, "spec": { "conversion": { "strategy": "None" } } });
+        assert!(found(|search| search.conversion(&none)).is_empty());
         let job = json!({ "metadata": named("x", "nightly"), "spec": { "jobTemplate": { "spec": { "template": { "spec": {
             "containers": [{ "name": "c", "command": ["curl", "https://10.0.0.11:6443"] }],
         } } } } } });

@@ -26,6 +26,10 @@ pub struct ConversionLook {
 pub struct HostConversion {
     /// Every kubeconfig on the host by its path, with all servers it names: those of `/etc/kubernetes` and root's.
     pub kubeconfigs: Seen<BTreeMap<String, BTreeSet<String>>>,
+    /// People's kubeconfigs on the host, below `/home`, by path with the servers they name; `None` for one that cannot be understood. They are
+    /// never changed.
+    #[serde(default = "super::nothing_yet")]
+    pub homes: Seen<BTreeMap<String, Option<BTreeSet<String>>>>,
     /// SHA-256 of the serving certificate on disk, hex. `None`: there is none.
     pub serving: Seen<Option<String>>,
     /// SHA-256 of the certificate that this host's apiserver serves, hex. `None`: there is no apiserver.

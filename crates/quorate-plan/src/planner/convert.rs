@@ -113,6 +113,8 @@ impl<'a> Foreign<'a> {
                 | Goal::Converge
                 | Goal::Replace { .. }
                 | Goal::Remove { .. }
+                | Goal::RetireOldAddress { .. }
+                | Goal::KeepOldAddress
                 | Goal::Repair => workers_away(intent, seen).into_keys().collect(),
             },
         })

@@ -1,4 +1,4 @@
-//! From what is wanted and what was seen to what is done. One file per goal ([`converge`], [`replace`], [`remove`], [`repair`], [`convert`], [`unconvert`]) over shared
+//! From what is wanted and what was seen to what is done. One file per goal ([`converge`], [`replace`], [`remove`], [`repair`], [`convert`], [`unconvert`], [`old_address`]) over shared
 //! stages: a host's way in is in [`converge`], its way out in [`leaving`], and the order of both in [`exchange`]. Start at [`plan`].
 
 mod arriving;
@@ -6,6 +6,7 @@ mod converge;
 mod convert;
 mod exchange;
 mod leaving;
+mod old_address;
 mod preflight;
 mod remove;
 mod repair;
@@ -41,6 +42,8 @@ pub fn plan(intent: &Intent, seen: &Observation) -> Planning {
         Goal::Repair => repair::plan(intent, seen),
         Goal::Convert { pause_after } => convert::plan(intent, seen, *pause_after),
         Goal::Unconvert => unconvert::plan(intent, seen),
+        Goal::RetireOldAddress { quiet_for_s } => old_address::retire(intent, seen, *quiet_for_s),
+        Goal::KeepOldAddress => old_address::keep(intent, seen),
     };
     arriving::wait_for_hosts(intent, seen, &mut planning);
     planning

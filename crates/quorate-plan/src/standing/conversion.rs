@@ -10,7 +10,10 @@ use super::{Differences, api};
 use crate::{
     NodeName, Observation,
     kubeadm::{ClusterSettings, Peer},
-    observation::{ApiConversion, ApiView, EndpointName, HostConversion, HostFacts, KeptObjects},
+    observation::{
+        ApiConversion, ApiView, EndpointName, HostConversion, HostFacts, KeptObjects,
+        OldAddressRule,
+    },
     seen::Missing,
 };
 
@@ -426,6 +429,28 @@ pub(super) fn dns_spread(found: &mut Differences, seen: &Observation) -> Result<
 pub(super) fn backup_aside(found: &mut Differences, facts: &HostFacts) -> Result<(), Missing> {
     if facts.conversion()?.backup.get()?.is_some() {
         found.note("what was kept", "moved aside", "in place");
+    }
+    Ok(())
+}
+
+pub(super) fn old_address(
+    found: &mut Differences,
+    facts: &HostFacts,
+    rule: Option<&OldAddressRule>,
+) -> Result<(), Missing> {
+    const WHAT: &str = "the rule for the old address";
+    match (facts.old_address.get()?, rule) {
+        (None, None) => {}
+        (None, Some(_)) => found.note(WHAT, "in the kernel", "none"),
+        (Some(_), None) => found.note(WHAT, "none", "there is one"),
+        (Some(now), Some(rule)) => {
+            if now.rule != *rule {
+                found.note(WHAT, "as wanted", "another");
+            }
+            if !now.loaded {
+                found.note(WHAT, "in the kernel", "written down alone");
+            }
+        }
     }
     Ok(())
 }

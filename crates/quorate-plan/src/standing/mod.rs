@@ -198,6 +198,9 @@ pub fn differences(
         }
         HostEnsure::DnsSpread {} => conversion::dns_spread(&mut found, seen)?,
         HostEnsure::BackupAside {} => conversion::backup_aside(&mut found, facts)?,
+        HostEnsure::OldAddress { rule, .. } => {
+            conversion::old_address(&mut found, facts, rule.as_ref())?;
+        }
     }
     Ok(found.0)
 }

@@ -187,6 +187,23 @@ impl fmt::Display for HostEnsure {
             ),
             Self::KubeconfigsKept { .. } => f.write_str("kubeconfigs here lead where they did"),
             Self::DnsSpread {} => f.write_str("cluster DNS runs on two nodes"),
+            Self::OldAddress { rule: None, .. } => {
+                f.write_str("everybody may come by the old address")
+            }
+            Self::OldAddress {
+                rule: Some(rule), ..
+            } if rule.refuse => write!(
+                f,
+                "others than the cluster are refused at {}:6443",
+                rule.address
+            ),
+            Self::OldAddress {
+                rule: Some(rule), ..
+            } => write!(
+                f,
+                "others than the cluster who come to {}:6443 are remembered for {} s",
+                rule.address, rule.remember_s
+            ),
             Self::BackupAside {} => {
                 f.write_str("what was kept before the conversion is moved aside")
             }

@@ -1,6 +1,6 @@
 //! The cluster that somebody else made, as a plan that converts it, or takes that back, tells of it. Start at [`founded_by_its_owner`].
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use quorate_plan::{
     Ensure, Goal, HostEnsure, Intent, NodeName, Place, Plan, Spec, intent::Landmark,
@@ -16,6 +16,8 @@ pub(super) fn converts(intent: &Intent) -> bool {
         Goal::Convert { .. } => true,
         // What it leads back to only an earlier run tells.
         Goal::Unconvert
+        | Goal::RetireOldAddress { .. }
+        | Goal::KeepOldAddress
         | Goal::Converge
         | Goal::Replace { .. }
         | Goal::Remove { .. }
@@ -109,4 +111,22 @@ pub(super) fn founded_by_its_owner(
         serving.sans.extend(more);
     }
     Ok(())
+}
+
+/// Nobody came by the old address for as long as was asked, where the plan refuses others there from then on: no journal tells of time.
+pub(super) fn stay_away(world: &mut World, approved: &Plan) {
+    for step in approved.steps() {
+        if let (
+            Ensure::Host(HostEnsure::OldAddress {
+                rule: Some(rule), ..
+            }),
+            Place::Host(node),
+        ) = (&step.ensure, &step.on)
+            && rule.refuse
+            && let Some(now) = &mut world.machine_mut(node).disk.foreign.old_address
+        {
+            now.over = Duration::from_secs(rule.remember_s);
+            now.callers.clear();
+        }
+    }
 }

@@ -95,6 +95,7 @@ pub(super) fn begins(mut world: World, intent: &Intent, approved: &Plan) -> Resu
     know_all(&mut world, intent);
     name_members(&mut world, approved);
     let_die(&mut world, approved);
+    foreign::stay_away(&mut world, approved);
     world.settle();
     let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
     for node in &nodes {

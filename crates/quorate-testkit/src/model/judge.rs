@@ -314,7 +314,9 @@ pub(super) fn done(rules: &Rules, world: u32, intent: u8) -> Option<Broken> {
         Goal::Remove { node } => !voters.contains(node),
         Goal::Repair => true,
         // Outside the model's bounds: stories tell of them.
-        Goal::Convert { .. } => voters.iter().eq(intent.spec.control_plane.keys()),
+        Goal::Convert { .. } | Goal::RetireOldAddress { .. } | Goal::KeepOldAddress => {
+            voters.iter().eq(intent.spec.control_plane.keys())
+        }
         Goal::Unconvert => voters.len() == 1,
     };
     let balanced = intent.spec.balancers().all(|(balancer, _)| {
@@ -365,7 +367,10 @@ fn is_tidy(
             went && masters.contains(with.as_ref().unwrap_or(node))
         }
         Goal::Remove { node } => !masters.contains(node),
-        Goal::Convert { .. } | Goal::Unconvert => true,
+        Goal::Convert { .. }
+        | Goal::Unconvert
+        | Goal::RetireOldAddress { .. }
+        | Goal::KeepOldAddress => true,
         Goal::Repair => {
             let known = |node: &&NodeName| world.machines.contains_key(*node);
             let whole = masters.iter().all(known) && places;

@@ -1,6 +1,6 @@
 //! What people and chance do to the world in a story. Start at [`lend`].
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use quorate_plan::observation::{HostMark, Node, Stored};
 
@@ -82,6 +82,21 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
         ["straggler", _, program] => {
             let foreign = &mut world.machine_mut(&host()).disk.foreign;
             foreign.stragglers.insert((*program).to_owned());
+        }
+        ["quiet", _, seconds] => {
+            let old = &mut world.machine_mut(&host()).disk.foreign.old_address;
+            let old = old.as_mut().expect("a rule for the old address");
+            old.over = Duration::from_secs(seconds.parse().expect("a number of seconds"));
+            old.callers.clear();
+        }
+        ["comes-by-old-address", _, from] => {
+            let old = &mut world.machine_mut(&host()).disk.foreign.old_address;
+            let old = old.as_mut().expect("a rule for the old address");
+            old.callers.insert(from.parse().expect("an address"));
+        }
+        ["flush-rules", ..] => {
+            let old = &mut world.machine_mut(&host()).disk.foreign.old_address;
+            old.as_mut().expect("a rule for the old address").loaded = false;
         }
         ["straggler-gone", _] => world.machine_mut(&host()).disk.foreign.stragglers.clear(),
         ["stores", kind, object] => {

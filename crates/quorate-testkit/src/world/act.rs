@@ -302,6 +302,7 @@ impl World {
             | HostEnsure::Kubeconfigs { .. }
             | HostEnsure::KubeconfigsKept { .. }
             | HostEnsure::DnsSpread {}
+            | HostEnsure::OldAddress { .. }
             | HostEnsure::BackupAside {}) => self.converts(node, &converting)?,
         }
         Ok(())

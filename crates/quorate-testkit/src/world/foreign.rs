@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use quorate_plan::{
@@ -12,7 +13,7 @@ use quorate_plan::{
     kubeadm::ClusterSettings,
     observation::{
         ApiConversion, Backup, Caller, Certificate, HostConversion, KeptObjects, KubeadmConfig,
-        Receipt, Snapshot, Stored,
+        OldAddress, Receipt, Snapshot, Stored,
     },
     standing::{ADOPTED, to_leave},
     step::HostEnsure,
@@ -41,6 +42,8 @@ pub struct ForeignDisk {
     pub backup: Option<Backup>,
     /// What left the host of it.
     pub off_host: Option<Receipt>,
+    /// The rule for who comes by the old address, and what came of it.
+    pub old_address: Option<OldAddress>,
     /// The serving certificate among it.
     pub serving: Option<Certificate>,
     /// Programs of somebody's on this host that are connected to the old address.
@@ -251,6 +254,7 @@ impl World {
             .collect();
         Some(Box::new(HostConversion {
             kubeconfigs: Seen::now(self.kubeconfigs(node)),
+            homes: Seen::now(BTreeMap::new()),
             served: Seen::now(serving.clone()),
             serving: Seen::now(serving),
             leads: Seen::now(
@@ -377,6 +381,15 @@ impl World {
                     return Err(not_yet("there are not two ready nodes"));
                 }
                 kube.foreign.dns_nodes = two;
+            }
+            HostEnsure::OldAddress { rule, .. } => {
+                self.machine_mut(node).disk.foreign.old_address =
+                    rule.clone().map(|rule| OldAddress {
+                        rule,
+                        loaded: true,
+                        callers: BTreeSet::new(),
+                        over: Duration::ZERO,
+                    });
             }
             HostEnsure::BackupAside {} => {
                 let foreign = &mut self.machine_mut(node).disk.foreign;

@@ -92,6 +92,7 @@ impl World {
             dns: Seen::now(self.dns.map(|dns| self.dns_sight(node, dns))),
             listening: Seen::now(listening(machine)),
             conversion: Seen::now(self.conversion_of(node)),
+            old_address: Seen::now(disk.foreign.old_address.clone()),
         }
     }
 

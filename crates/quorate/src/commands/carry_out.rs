@@ -458,6 +458,10 @@ fn half_way(cluster: &ClusterFile, intent: &Intent, seen: &Observation) -> Optio
             pause_after: Some(landmark),
         } => Some(format!("paused after {landmark}: {goes_on}")),
         Goal::Unconvert => Some("taken back: everything leads to where it did before".to_owned()),
+        Goal::RetireOldAddress { quiet_for_s } => {
+            Some(retired(seen, &intent.goal, *quiet_for_s, &file.to_string()))
+        }
+        Goal::KeepOldAddress => Some("everybody may come by the old address".to_owned()),
         Goal::Repair => converting(intent, seen)
             .then(|| format!("one master votes, in a conversion that was begun: {goes_on}")),
         Goal::Convert { pause_after: None }
@@ -465,6 +469,37 @@ fn half_way(cluster: &ClusterFile, intent: &Intent, seen: &Observation) -> Optio
         | Goal::Replace { .. }
         | Goal::Remove { .. } => None,
     }
+}
+
+/// How far the old address is from being refused to others, and what to run then.
+fn retired(seen: &Observation, goal: &Goal, quiet_for_s: u64, file: &str) -> String {
+    let rules = seen.hosts.iter().filter_map(|(node, facts)| {
+        let facts = facts.get().ok()?;
+        Some((node, facts.old_address.get().ok()?.as_ref()?))
+    });
+    let mut said = Vec::new();
+    for (node, now) in rules {
+        let address = now.rule.address;
+        let callers: Vec<String> = now.callers.iter().map(ToString::to_string).collect();
+        let callers = if callers.is_empty() {
+            "nobody".to_owned()
+        } else {
+            callers.join(", ")
+        };
+        said.push(if now.rule.refuse {
+            format!(
+                "{node}: others than the cluster are refused at {address}:6443; within {} it was tried by {callers}. `quorate convert --keep-old-endpoint -f {file}` takes it back",
+                show::duration(Duration::from_secs(now.rule.remember_s))
+            )
+        } else {
+            let left = Duration::from_secs(quiet_for_s).saturating_sub(now.over);
+            format!(
+                "{node}: nobody is refused at {address}:6443 yet: who comes there is remembered, so far {callers}. In {}, if nobody comes till then, run `quorate {goal} -f {file}` again",
+                show::duration(left)
+            )
+        });
+    }
+    said.join("; ")
 }
 
 /// A conversion was begun, and the master that was there first is the only one that votes.

@@ -26,19 +26,66 @@ Examples:
   quorate convert -f demo.yaml
   quorate convert -f demo.yaml --backup /mnt/safe --backup-recipient age1…
   quorate convert -f demo.yaml --undo
-  quorate convert --accept old-address-in-use=w-1      a straggler there may stay behind")]
+  quorate convert --accept old-address-in-use=w-1      a straggler there may stay behind
+  quorate convert --retire-old-endpoint --quiet-for 7d
+  quorate convert --keep-old-endpoint                  takes that back")]
 pub struct Arguments {
     #[command(flatten)]
     verb: verb::VerbArguments,
     /// Take the conversion back: everything leads again to where it did. Only while one master votes.
     #[arg(long, conflicts_with = "pause_after")]
     undo: bool,
+    /// After a conversion: refuse everybody but the cluster at the address that it had before. The first time who comes there is remembered
+    /// from then on; once nobody came for the time of --quiet-for the same command refuses them, by a reset. Needs Quorate's own balancer.
+    #[arg(long, conflicts_with_all = ["pause_after", "undo"])]
+    retire_old_endpoint: bool,
+    /// For how long nobody may have come by the old address: at least as long as the rarest thing that uses it pauses, like a nightly job.
+    #[arg(long, value_name = "DURATION", default_value = "24h", requires = "retire_old_endpoint", value_parser = seconds)]
+    quiet_for: u64,
+    /// Take --retire-old-endpoint back: everybody may come by the old address again.
+    #[arg(long, conflicts_with_all = ["pause_after", "undo", "retire_old_endpoint"])]
+    keep_old_endpoint: bool,
     /// Stop when this is reached: backup, certificate, configuration, cluster-info, kube-proxy or kubeconfigs. None of them lies between two
     /// voting masters and three.
     #[arg(long, value_name = "LANDMARK")]
     pause_after: Option<Landmark>,
     #[command(flatten)]
     backup: BackupArgument,
+}
+
+/// A whole number of seconds, minutes, hours or days: `90s`, `10m`, `24h`, `7d`. At least a second, at most a year.
+fn seconds(text: &str) -> Result<u64, String> {
+    let expected = || "expected a time like 90s, 10m, 24h or 7d, at most 365d".to_owned();
+    let (number, unit) = text
+        .split_at_checked(text.len().saturating_sub(1))
+        .ok_or_else(expected)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    let seconds = number.checked_mul(unit).ok_or_else(expected)?;
+    (1..=365 * 86_400)
+        .contains(&seconds)
+        .then_some(seconds)
+        .ok_or_else(expected)
+}
+
+impl Arguments {
+    fn goal(&self) -> Goal {
+        let pause_after = self.pause_after;
+        match (self.undo, self.retire_old_endpoint, self.keep_old_endpoint) {
+            (true, ..) => Goal::Unconvert,
+            (_, true, _) => Goal::RetireOldAddress {
+                quiet_for_s: self.quiet_for,
+            },
+            (.., true) => Goal::KeepOldAddress,
+            (false, false, false) => Goal::Convert { pause_after },
+        }
+    }
 }
 
 /// Runs it.
@@ -55,12 +102,7 @@ pub async fn run(
     let mut cluster = ClusterFile::read(&verb.file.file, reach.directories()?, console)?;
     cluster.backup = arguments.backup.place()?;
     cluster.say_warnings(console);
-    let pause_after = arguments.pause_after;
-    let goal = if arguments.undo {
-        Goal::Unconvert
-    } else {
-        Goal::Convert { pause_after }
-    };
+    let goal = arguments.goal();
     let intent = wanted(&cluster, goal, &verb.accept.accept, reach).await?;
     let world = reach.world(&cluster, &intent).await?;
     if let Goal::Convert { .. } = intent.goal {
@@ -96,9 +138,35 @@ pub(super) fn say_where_the_way_back_ends(goal: &Goal, console: &mut Console) {
             pause_after: Some(_),
         }
         | Goal::Unconvert
+        | Goal::RetireOldAddress { .. }
+        | Goal::KeepOldAddress
         | Goal::Converge
         | Goal::Replace { .. }
         | Goal::Remove { .. }
         | Goal::Repair => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_are_whole_and_bounded() {
+        for (text, expected) in [("90s", 90), ("10m", 600), ("24h", 86_400), ("7d", 604_800)] {
+            assert_eq!(super::seconds(text), Ok(expected));
+        }
+        for wrong in [
+            "",
+            "s",
+            "0s",
+            "1",
+            "1.5h",
+            "-1h",
+            "366d",
+            "1w",
+            "99999999999999999999d",
+            "1é",
+        ] {
+            super::seconds(wrong).unwrap_err();
+        }
     }
 }

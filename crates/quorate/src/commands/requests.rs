@@ -243,6 +243,7 @@ fn role(ensure: &HostEnsure, step: &Step, intent: &Intent) -> &'static str {
         | HostEnsure::ClusterInfo { .. }
         | HostEnsure::ProxyConfig { .. }
         | HostEnsure::Proxy { .. }
+        | HostEnsure::OldAddress { .. }
         | HostEnsure::UploadedCertsGone {} => "master",
         // A conversion's, on whichever host has something that leads to the old address.
         HostEnsure::BackedUp { .. }

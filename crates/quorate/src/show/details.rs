@@ -120,6 +120,13 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         HostEnsure::BackedUp { .. } | HostEnsure::BackupAside {} => {
             vec!["in /var/lib/quorate/conversion".to_owned()]
         }
+        HostEnsure::OldAddress {
+            rule: Some(rule), ..
+        } => {
+            let inside: Vec<&str> = rule.inside.iter().map(String::as_str).collect();
+            vec![format!("the cluster is {}", inside.join(", "))]
+        }
+        HostEnsure::OldAddress { rule: None, .. } => Vec::new(),
         HostEnsure::BackupOffHost { .. } => {
             vec!["sealed on the host with age; `quorate backup show` opens it".to_owned()]
         }

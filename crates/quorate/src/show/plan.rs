@@ -28,7 +28,12 @@ pub fn expected(plan: &Plan, goal: &Goal, seen: &Observation) -> Option<Vec<Expe
             let joined = matches!(Quorum::of(seen), Ok(Some(quorum)) if quorum.voter_count() > 1);
             Some(interruption::of_all(&plan.stages, joined))
         }
-        Goal::Converge | Goal::Replace { .. } | Goal::Remove { .. } | Goal::Repair => None,
+        Goal::RetireOldAddress { .. }
+        | Goal::KeepOldAddress
+        | Goal::Converge
+        | Goal::Replace { .. }
+        | Goal::Remove { .. }
+        | Goal::Repair => None,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     NodeName,
     kubeadm::RuntimeSettings,
     observation::HostMark,
-    planner::{Draft, preflight},
+    planner::{Draft, old_address, preflight},
     spec::{Cni, Role},
     step::{HostEnsure, Reason, Step},
 };
@@ -63,6 +63,7 @@ impl Convergence<'_> {
             }
         }
         draft.stage(self.seen, "Prepare the hosts", None, steps);
+        old_address::follow(self.intent, self.seen, draft);
     }
 
     /// A master's own disk for etcd, where the file names one; none where it was accepted by name that it cannot be had.

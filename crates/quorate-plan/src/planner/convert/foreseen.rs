@@ -168,6 +168,7 @@ pub(super) fn notes(foreign: &Foreign<'_>) -> Result<Vec<Note>, Missing> {
         }
     }
     files(foreign, &mut note)?;
+    homes(foreign, &mut note)?;
     for (node, socket) in foreign.api.conversion()?.sockets.get()? {
         if !SOCKETS.contains(&socket.as_str()) {
             let what = format!(
@@ -193,6 +194,42 @@ fn endpoint(foreign: &Foreign<'_>, note: &mut impl FnMut(&str, String)) -> Resul
         format!("{before} goes on leading to the master; everybody is led to {wanted}")
     };
     note("endpoint", what);
+    Ok(())
+}
+
+/// Kubeconfigs of people on the hosts: they are theirs to lead elsewhere.
+fn homes(foreign: &Foreign<'_>, note: &mut impl FnMut(&str, String)) -> Result<(), Missing> {
+    let old = foreign.old_servers()?;
+    for (node, ..) in foreign.intent.spec.machines() {
+        let Ok(facts) = foreign.seen.host(node) else {
+            continue;
+        };
+        let Ok(own) = facts.conversion() else {
+            continue;
+        };
+        let homes = match own.homes.get() {
+            Ok(homes) => homes,
+            Err(missing) => {
+                note("people's kubeconfigs", format!("{node}: {missing}"));
+                continue;
+            }
+        };
+        for (path, servers) in homes {
+            match servers {
+                None => note(
+                    "people's kubeconfigs",
+                    format!("{path} on {node} cannot be understood: look where it leads"),
+                ),
+                Some(servers) if !servers.is_disjoint(&old) => note(
+                    "people's kubeconfigs",
+                    format!(
+                        "{path} on {node} leads to the old address and is not changed: `quorate kubeconfig rewrite {path}` there does"
+                    ),
+                ),
+                Some(_) => {}
+            }
+        }
+    }
     Ok(())
 }
 
