@@ -215,6 +215,14 @@ pub fn when_learner(stage: &Stage, hosts: &Bare, verb: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a line of any journal that this operator has holds all these words.
+pub fn journals_tell(stage: &Stage, words: &[&str]) -> bool {
+    let tells = |line: &str| words.iter().all(|word| line.contains(word));
+    journals(stage)
+        .iter()
+        .any(|journal| fs::read_to_string(journal).is_ok_and(|text| text.lines().any(tells)))
+}
+
 fn journals(stage: &Stage) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![stage.directory.join("state")];

@@ -14,6 +14,7 @@ mod blocks;
 mod bring_up;
 mod convert;
 mod convert_alike;
+mod convert_away;
 mod convert_back;
 mod convert_odd;
 mod convert_retire;
@@ -131,6 +132,13 @@ const CASES: &[Case] = &[
         budget_s: 360,
         about: "hosts of a cluster that was converted are those of one that apply makes: files, flags, units, settings and images",
         run: convert_alike::run,
+    },
+    Case {
+        name: "convert-away",
+        full: true,
+        budget_s: 420,
+        about: "a conversion with a worker away, taken over by a second operator while the first sleeps",
+        run: convert_away::run,
     },
     Case {
         name: "convert-retire",

@@ -8,7 +8,8 @@ use quorate_exec::{
     run as run_plan,
 };
 use quorate_plan::{
-    Ensure, Event, Goal, HostEnsure, Intent, NodeName, Observation, Plan, Planning,
+    Ensure, Event, Goal, HostEnsure, Intent, Missing, NodeName, Observation, Plan, Planning,
+    Refusal,
     assessment::{Health, assess},
     event::Verdict,
     plan::Waiting,
@@ -281,7 +282,11 @@ async fn settled<H: Hosts, I: Infra>(
     loop {
         let seen = observe(world, intent).await;
         let judged = assess(intent, &seen);
-        if judged.health == Health::Healthy || began.elapsed() > SETTLE_MAX {
+        let left_over = left_over(intent, &seen);
+        let in_vain = judged.problems.is_empty()
+            && !judged.unseen.is_empty()
+            && judged.unseen.iter().all(|one| left_over.contains(one));
+        if judged.health == Health::Healthy || in_vain || began.elapsed() > SETTLE_MAX {
             return seen;
         }
         let first = judged
@@ -296,6 +301,19 @@ async fn settled<H: Hosts, I: Infra>(
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// What cannot be seen because workers are away that a conversion passes over by their names: nobody waits for them.
+fn left_over(intent: &Intent, seen: &Observation) -> Vec<Missing> {
+    let accepted = |node: &&NodeName| {
+        let away = Refusal::WorkerAway {
+            node: (*node).clone(),
+            seen: String::new(),
+        };
+        away.accepted(&intent.accepted)
+    };
+    let workers = intent.spec.workers.keys().filter(accepted);
+    workers.filter_map(|node| seen.host(node).err()).collect()
 }
 
 /// Lines of difference that are shown: more say nothing more.
