@@ -1,6 +1,9 @@
 //! `cargo xtask bench NAME`: figures, side by side with what others do, in one run on one machine. Start at [`run`].
 
-use std::process::{Command, ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::Result;
 
@@ -25,14 +28,19 @@ pub struct Options {
 enum Name {
     /// A dead master replaced by hand, with kubeadm, and by Quorate.
     Replace,
+    /// Three masters by `quorate apply` and by plays, with Ansible's connections and with Mitogen's.
+    Orchestrate,
 }
+
+/// An Ansible with Mitogen beside it.
+const ANSIBLE: &str = "ansible-core==2.19.14 mitogen==0.3.54";
 
 /// Runs it on hosts of its own, which are gone afterwards.
 ///
 /// # Errors
 /// When the machine cannot have local hosts, or a build fails.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let mut progress = Progress::new(4);
+    let mut progress = Progress::new(5);
     machine::ensure_packages(&mut progress, true)?;
     if let Some(obstacle) = Machine::look().obstacle() {
         anyhow::bail!("there is nothing to measure on: {obstacle}");
@@ -42,9 +50,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let bundle = build::bundle(&mut progress, &quorate, build::KUBERNETES)?;
     let case = match options.name {
         Name::Replace => "bench-replace",
+        Name::Orchestrate => "bench-orchestrate",
+    };
+    let variables = match options.name {
+        Name::Replace => Vec::new(),
+        Name::Orchestrate => plays(&mut progress)?,
     };
     let status = Command::new(program)
         .arg(case)
+        .envs(variables)
         .current_dir(build::root())
         .env("QUORATE_BINARY", quorate)
         .env("QUORATE_BUNDLE", bundle)
@@ -55,4 +69,33 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Installs what runs plays, and says where it is.
+fn plays(progress: &mut Progress) -> Result<Vec<(&'static str, PathBuf)>> {
+    let place = build::target_directory().join("ansible-bench");
+    let shown_by = place.join("bin/ansible-playbook");
+    let title = "Install ansible-core and Mitogen";
+    if shown_by.is_file() {
+        progress.skip(title, "there");
+    } else {
+        let script = format!(
+            "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet {ANSIBLE}",
+            place.display()
+        );
+        progress.build(title, Command::new("sh").args(["-c", &script]))?;
+    }
+    let asked = Command::new(place.join("bin/python"))
+        .args([
+            "-c",
+            "import ansible_mitogen, os; print(os.path.dirname(ansible_mitogen.__file__))",
+        ])
+        .output()?;
+    anyhow::ensure!(asked.status.success(), "Mitogen is not installed");
+    let mitogen = PathBuf::from(String::from_utf8(asked.stdout)?.trim());
+    Ok(vec![
+        ("QUORATE_ANSIBLE", place.clone()),
+        ("QUORATE_ANSIBLE_OLDEST", place),
+        ("QUORATE_MITOGEN", mitogen.join("plugins/strategy")),
+    ])
 }

@@ -39,7 +39,8 @@ const HOSTS: [(&str, u8); 5] = [
     ("w-1", 101),
     ("lb-1", 201),
 ];
-const SITE: &str = "quorate.cluster.site";
+/// The play that brings up what the cluster file says.
+pub const SITE: &str = "quorate.cluster.site";
 const LATER: [(&str, u8); 2] = [("cp-4", 14), ("cp-5", 15)];
 
 /// Where Ansible is: `cargo xtask test` installs it.
@@ -303,7 +304,8 @@ pub fn settle(stage: &mut Stage, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn playbook(stage: &Stage, which: &str, book: &str, more: &[&str]) -> Result<Command> {
+/// `ansible-playbook` with a playbook of the collection.
+pub fn playbook(stage: &Stage, which: &str, book: &str, more: &[&str]) -> Result<Command> {
     let programs = pages::programs(stage)?;
     let program = PROGRAMS.iter().find(|(variable, _)| *variable == which);
     let (_, name) = program.context("an Ansible that there is")?;

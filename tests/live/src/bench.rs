@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use quorate_testkit::conform::Happened;
 
 use crate::{
-    Case,
+    Case, bench_orchestrate,
     judge::{ETCDCTL, members, voters},
     kin::IGNORED,
     masters::Masters,
@@ -39,13 +39,22 @@ const INSTALLED: &[(&str, &str)] = &[
 ];
 
 /// What `cargo xtask bench` runs: figures, not checks, although what is measured is checked as well.
-pub const BENCHES: &[Case] = &[Case {
-    name: NAME,
-    full: true,
-    budget_s: 1800,
-    about: "a dead master replaced by hand, with kubeadm, and by Quorate, in turn",
-    run: replace,
-}];
+pub const BENCHES: &[Case] = &[
+    Case {
+        name: NAME,
+        full: true,
+        budget_s: 1800,
+        about: "a dead master replaced by hand, with kubeadm, and by Quorate, in turn",
+        run: replace,
+    },
+    Case {
+        name: bench_orchestrate::NAME,
+        full: true,
+        budget_s: 1800,
+        about: "three masters by quorate apply and by plays, with Ansible's connections and with Mitogen's",
+        run: bench_orchestrate::run,
+    },
+];
 
 /// Runs it.
 fn replace(stage: &mut Stage) -> Result<()> {
