@@ -58,11 +58,7 @@ pub fn lint(plan: &TerraformPlan, cluster: Option<Cluster<'_>>) -> Vec<Finding> 
             | "aws_alb_target_group"
                 if resource.goes() && of_api(plan, resource) =>
             {
-                findings.push(Finding::error(
-                    Code::EndpointLost,
-                    &resource.address,
-                    done(resource),
-                ));
+                findings.push(lost(Code::EndpointLost, resource, done(resource)));
             }
             "aws_lb_target_group_attachment" | "aws_alb_target_group_attachment" => {
                 attachment(plan, resource, &mut findings);
@@ -90,10 +86,25 @@ pub fn lint(plan: &TerraformPlan, cluster: Option<Cluster<'_>>) -> Vec<Finding> 
 fn done(resource: &Resource) -> String {
     match resource.action {
         Action::Destroy => "it is destroyed".to_owned(),
+        Action::Replace if resource.tainted => {
+            "it is marked as tainted, and would be destroyed for another one".to_owned()
+        }
         Action::Replace => "it is destroyed, and another one is made".to_owned(),
         Action::Update => "it is changed".to_owned(),
         Action::Keep | Action::Create | Action::Forget => "it stays".to_owned(),
     }
+}
+
+/// Something that goes. What is only marked, as after an apply that was interrupted, may be whole.
+fn lost(code: Code, resource: &Resource, seen: String) -> Finding {
+    let mut finding = Finding::error(code, &resource.address, seen);
+    if resource.tainted {
+        finding.fix = format!(
+            "look whether it is whole: then `terraform untaint '{}'` keeps it, and plan again; where it is not, {}",
+            resource.address, finding.fix
+        );
+    }
+    finding
 }
 
 /// What a machine is.
@@ -307,13 +318,10 @@ fn machine(
         match machines.end(node.as_ref(), address(resource)) {
             Some(Ok(())) => return,
             Some(Err(why)) => {
-                findings.push(Finding::error(
-                    code,
-                    about,
-                    format!("{}; {why}", done(resource)),
-                ));
+                let seen = format!("{}; {why}", done(resource));
+                findings.push(lost(code, resource, seen));
             }
-            None => findings.push(Finding::error(code, about, done(resource))),
+            None => findings.push(lost(code, resource, done(resource))),
         }
         touched.push(about.clone());
         return;

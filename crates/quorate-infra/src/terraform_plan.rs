@@ -28,6 +28,8 @@ pub struct Resource {
     pub name: String,
     /// What happens to it.
     pub action: Action,
+    /// It would be made anew only because it is marked as tainted: what made it was interrupted, or somebody marked it.
+    pub tainted: bool,
     /// Its attributes before; null where it is made.
     pub before: Value,
     /// Its attributes after, as far as they are known; null where it is destroyed.
@@ -100,6 +102,8 @@ struct Written {
     kind: String,
     name: String,
     change: Change,
+    #[serde(default)]
+    action_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -184,6 +188,7 @@ fn resource(written: Written) -> Result<Resource, PlanError> {
         kind: written.kind,
         name: written.name,
         action,
+        tainted: written.action_reason.as_deref() == Some("replace_because_tainted"),
         before: written.change.before,
         after: written.change.after,
     })

@@ -131,6 +131,46 @@ fn a_balancer_that_is_made_anew_is_told() {
     );
 }
 
+/// An apply that was interrupted leaves what it was making marked: it may be whole all the same.
+#[test]
+fn what_is_only_marked_can_be_kept() {
+    for (name, kind, code) in [
+        ("balancer-replaced", "aws_lb", Code::EndpointLost),
+        ("one-replaced", "aws_instance", Code::MasterReplaced),
+    ] {
+        let mut written: serde_json::Value = serde_json::from_str(&text(name)).expect("JSON");
+        let changes = written["resource_changes"].as_array_mut().expect("changes");
+        let replaced = changes.iter_mut().filter(|change| {
+            change["change"]["actions"]
+                .as_array()
+                .is_some_and(|a| a.len() == 2)
+        });
+        for change in replaced {
+            change["action_reason"] = "replace_because_tainted".into();
+        }
+        let marked = TerraformPlan::parse(written.to_string().as_bytes()).expect("a plan");
+        let of = |plan: &TerraformPlan| {
+            let about = plan
+                .resources
+                .iter()
+                .find(|one| one.kind == kind && one.tainted);
+            let all = lint(plan, None);
+            let found = all
+                .into_iter()
+                .find(|one| one.code == code)
+                .expect("it is told");
+            (about.map(|one| one.address.clone()), found)
+        };
+        let (about, found) = of(&marked);
+        let untaint = format!("terraform untaint '{}'", about.expect("it is marked"));
+        assert!(found.fix.contains(&untaint), "{}", found.fix);
+        assert!(found.seen.contains("tainted"), "{}", found.seen);
+        let (none, found) = of(&plan(name));
+        assert_eq!(none, None);
+        assert!(!found.fix.contains("untaint"), "{}", found.fix);
+    }
+}
+
 #[test]
 fn targets_of_terraform_are_told() {
     let found = of("targets-owned");
