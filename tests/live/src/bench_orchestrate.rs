@@ -2,7 +2,12 @@
 //! connections and with Mitogen's: brought up from blank hosts, and looked at when nothing is left to do. Processor time is that of this
 //! machine, all children included.
 
-use std::{fs, path::PathBuf, process::Command, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::{
@@ -74,7 +79,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         }
         ansible::trust(stage, &hosts, &file, &HOSTS)?;
         let mut command = command(stage, way, &file)?;
-        brought_up.push((way, timed(stage, way.name(), &mut command)?));
+        let took = timed(stage, way.name(), || program(&mut command))?;
+        brought_up.push((way, took));
         if at > 0 {
             continue;
         }
@@ -82,7 +88,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
             execs.push(one_exec(stage, &hosts)?);
             for (way, all) in &mut nothing {
                 let mut command = self::command(stage, *way, &file)?;
-                all.push(timed(stage, way.name(), &mut command)?);
+                all.push(timed(stage, way.name(), || program(&mut command))?);
             }
             cold.0.push(fresh_connections(stage, &hosts)?);
             cold.1.push(cold_plan(stage, &file)?);
@@ -139,22 +145,37 @@ fn children_s() -> Result<f64> {
     Ok(all.num_microseconds() as f64 / 1e6)
 }
 
-/// Runs a program that has to succeed.
-fn timed(stage: &mut Stage, what: &str, command: &mut Command) -> Result<Took> {
+/// Times something that has to succeed, and otherwise says why it did not.
+fn timed(
+    stage: &mut Stage,
+    what: &str,
+    run: impl FnOnce() -> Result<Result<(), String>>,
+) -> Result<Took> {
     let (before, began) = (children_s()?, Instant::now());
-    let output = finish(command)?;
+    let outcome = run()?;
     let took = Took {
         wall_s: began.elapsed().as_secs_f64(),
         cpu_s: children_s()? - before,
     };
     stage.check(
         &format!("{what}: {:.2} s, {:.2} CPU-s", took.wall_s, took.cpu_s),
-        output.status.success(),
+        outcome.is_ok(),
     );
-    if !output.status.success() {
-        bail!("{what} failed: {}", tail(&said(&output), 40));
+    if let Err(why) = outcome {
+        bail!("{what} failed: {why}");
     }
     Ok(took)
+}
+
+/// Runs a program to its end.
+fn program(command: &mut Command) -> Result<Result<(), String>> {
+    let output = finish(command)?;
+    let good = output.status.success();
+    Ok(if good {
+        Ok(())
+    } else {
+        Err(tail(&said(&output), 40))
+    })
 }
 
 fn command(stage: &Stage, way: Way, file: &str) -> Result<Command> {
@@ -198,10 +219,30 @@ fn ssh(stage: &Stage, hosts: &Bare, host: &str, more: &[&str]) -> Result<Command
     Ok(command)
 }
 
+/// Runs ssh to several hosts side by side. A connection that is kept holds on to whatever its first user could write to, so that is nothing.
+fn side_by_side(commands: Vec<Command>) -> Result<Result<(), String>> {
+    let mut children = Vec::new();
+    for mut command in commands {
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        children.push(command.spawn()?);
+    }
+    let mut outcome = Ok(());
+    for child in &mut children {
+        let ended = child.wait()?;
+        if !ended.success() {
+            outcome = Err(ended.to_string());
+        }
+    }
+    Ok(outcome)
+}
+
 /// One program on one host, over a connection that is there already.
 fn one_exec(stage: &mut Stage, hosts: &Bare) -> Result<Took> {
-    let socket = stage.directory.join("bench.ssh").display().to_string();
-    let path = format!("ControlPath={socket}");
+    let path = format!(
+        "ControlPath={}",
+        stage.directory.join("bench.ssh").display()
+    );
     let keep = [
         "-o",
         &path,
@@ -210,42 +251,22 @@ fn one_exec(stage: &mut Stage, hosts: &Bare) -> Result<Took> {
         "-o",
         "ControlPersist=60",
     ];
-    timed(
-        stage,
-        "a connection that is kept",
-        &mut ssh(stage, hosts, "cp-1", &keep)?,
-    )?;
-    let took = timed(
-        stage,
-        "one exec over it",
-        &mut ssh(stage, hosts, "cp-1", &keep)?,
-    )?;
-    timed(
-        stage,
-        "its end",
-        &mut ssh(stage, hosts, "cp-1", &["-o", &path, "-O", "exit"])?,
-    )?;
+    let first = ssh(stage, hosts, "cp-1", &keep)?;
+    timed(stage, "a connection that is kept", || {
+        side_by_side(vec![first])
+    })?;
+    let second = ssh(stage, hosts, "cp-1", &keep)?;
+    let took = timed(stage, "one exec over it", || side_by_side(vec![second]))?;
+    let end = ssh(stage, hosts, "cp-1", &["-o", &path, "-O", "exit"])?;
+    timed(stage, "its end", || side_by_side(vec![end]))?;
     Ok(took)
 }
 
 /// A new connection to every host, all at once.
 fn fresh_connections(stage: &mut Stage, hosts: &Bare) -> Result<Took> {
     let commands = HOSTS.map(|(host, _)| ssh(stage, hosts, host, &["-o", "ControlPath=none"]));
-    let (before, began) = (children_s()?, Instant::now());
-    let mut children = Vec::new();
-    for command in commands {
-        children.push(command?.spawn()?);
-    }
-    let mut all = true;
-    for child in &mut children {
-        all &= child.wait()?.success();
-    }
-    let took = Took {
-        wall_s: began.elapsed().as_secs_f64(),
-        cpu_s: children_s()? - before,
-    };
-    stage.check(&format!("fresh connections: {:.2} s", took.wall_s), all);
-    Ok(took)
+    let commands = commands.into_iter().collect::<Result<_>>()?;
+    timed(stage, "fresh connections", || side_by_side(commands))
 }
 
 /// A plan by a machine that is connected to nobody.
@@ -253,7 +274,9 @@ fn cold_plan(stage: &mut Stage, file: &str) -> Result<Took> {
     let sockets = tempfile::tempdir()?;
     let mut plan = stage.command(&["plan", "-f", file]);
     plan.env("XDG_RUNTIME_DIR", sockets.path());
-    timed(stage, "quorate plan, connected to nobody", &mut plan)
+    timed(stage, "quorate plan, connected to nobody", || {
+        program(&mut plan)
+    })
 }
 
 fn cluster_file(stage: &Stage, hosts: &Bare) -> Result<String> {
