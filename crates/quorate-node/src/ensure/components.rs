@@ -261,8 +261,8 @@ fn nested_drop_in(limits: &str) -> String {
     )
 }
 
-/// In the version of its language that every containerd of a distribution understands, from 1.6 on.
-fn packaged_config(runtime: &RuntimeSettings) -> String {
+/// What containerd is told because of the machine it runs on: whether systemd keeps the control groups, and a line about OOM scores.
+fn of_the_machine(runtime: &RuntimeSettings) -> (bool, &'static str) {
     let systemd = match runtime.kind.cgroup {
         Cgroup::V1 => false,
         Cgroup::V2 => true,
@@ -273,6 +273,12 @@ fn packaged_config(runtime: &RuntimeSettings) -> String {
         // Without CAP_SYS_RESOURCE every sandbox would die when its OOM score is lowered.
         "restrict_oom_score_adj = true\n"
     };
+    (systemd, restrict)
+}
+
+/// In the version of its language that every containerd of a distribution understands, from 1.6 on.
+fn packaged_config(runtime: &RuntimeSettings) -> String {
+    let (systemd, restrict) = of_the_machine(runtime);
     format!(
         "# Written by Quorate; changes are overwritten.\n\
          version = 2\n\n\
@@ -292,16 +298,7 @@ fn packaged_config(runtime: &RuntimeSettings) -> String {
 }
 
 fn containerd_config(runtime: &RuntimeSettings) -> String {
-    let systemd = match runtime.kind.cgroup {
-        Cgroup::V1 => false,
-        Cgroup::V2 => true,
-    };
-    let restrict = if runtime.kind.oom_score_adjustable {
-        ""
-    } else {
-        // Without CAP_SYS_RESOURCE every sandbox would die when its OOM score is lowered.
-        "restrict_oom_score_adj = true\n"
-    };
+    let (systemd, restrict) = of_the_machine(runtime);
     format!(
         "# Written by Quorate; changes are overwritten.\n\
          version = 3\n\n\

@@ -1,4 +1,4 @@
-//! The cluster that somebody else made, as a plan that converts it, or takes that back, tells of it. Start at [`founded_by_its_owner`].
+//! The cluster that somebody else made, as a plan that converts it tells of it. Start at [`founded_by_its_owner`].
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -45,9 +45,7 @@ fn original(intent: &Intent, approved: &Plan) -> NodeName {
                     HostEnsure::BackedUp { master: true, .. }
                     | HostEnsure::BackupOffHost { .. }
                     | HostEnsure::ServingCertificate { .. }
-                    | HostEnsure::ServingCertificateKept { .. }
-                    | HostEnsure::Configuration { .. }
-                    | HostEnsure::ConfigurationKept { .. },
+                    | HostEnsure::Configuration { .. },
                 ),
                 Place::Host(node),
             ) => Some(node.clone()),

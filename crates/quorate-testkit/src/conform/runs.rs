@@ -105,13 +105,14 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
             in_hand: together(&before.in_hand, &not_seen_to_stand(events)),
         })
     };
+    // What would have been planned in a world that is known says more than what is wrong with one that is imagined.
+    let unexplained = |imagined: String| {
+        let known = (!before.worlds.is_empty()).then(|| follow(events, before).err());
+        let why = known.flatten().map_or(imagined, |departed| departed.what);
+        (Found::Unexplained(why), unknown())
+    };
     if !known && let Err(why) = imagine::imagine(intent, plan) {
-        let departed = before
-            .worlds
-            .first()
-            .and_then(|_| follow(events, before).err());
-        let why = departed.map_or(why, |departed| departed.what);
-        return (Found::Unexplained(why), unknown());
+        return unexplained(why);
     }
     let anew = Left {
         worlds: Vec::new(),
@@ -125,16 +126,7 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
             let found = if known { Found::GoesOn } else { Found::Anew };
             (found(followed), left)
         }
-        Err(departed) if departed.event == 1 => {
-            let known = before
-                .worlds
-                .first()
-                .and_then(|_| follow(events, before).err());
-            (
-                Found::Unexplained(known.unwrap_or(departed).what),
-                unknown(),
-            )
-        }
+        Err(departed) if departed.event == 1 => unexplained(departed.what),
         Err(departed) => (Found::Departed(departed), unknown()),
     }
 }
