@@ -134,7 +134,7 @@ impl Rig {
             .expect("a cluster");
         let script =
             format!("set -e\nmount -t tmpfs tmpfs /run/quorate-local\n{enter}\nexec \"$@\"");
-        let status = Command::new("unshare")
+        let inner = Command::new("unshare")
             .args(["--mount", "--propagation", "private"])
             .args(flags)
             .args(["sh", "-c", &script, "sh"])
@@ -142,9 +142,16 @@ impl Rig {
             .args(["--exact", test, "--nocapture"])
             .env("SCRATCH", self.root())
             .env(marker, "1")
-            .status()
+            .output()
             .expect("unshare");
-        assert!(status.success(), "{status}");
+        let (said, told) = (&inner.stdout, &inner.stderr);
+        assert!(
+            inner.status.success(),
+            "{}\n{}\n{}",
+            inner.status,
+            String::from_utf8_lossy(said),
+            String::from_utf8_lossy(told)
+        );
         holder.destroy().await.expect("destroyed");
         self.assert_untouched();
     }
