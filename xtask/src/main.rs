@@ -9,6 +9,7 @@ mod live;
 mod machine;
 mod progress;
 mod promises;
+mod pypi;
 mod quickstart;
 mod runs;
 mod terraform;

@@ -1,8 +1,9 @@
 //! The Terraform modules and examples, checked by their own scripts in `terraform/tests`: what needs no AWS, and the examples applied with the
-//! real provider against a stand-in on the loopback address. Terraform, the provider and the stand-in are nothing that this machine can be given:
-//! where they are not there the scripts say so and exit with 77, and that is a skip.
+//! real provider against a stand-in on the loopback address. The stand-in and checkov are installed below the target directory. Terraform and the
+//! provider are nothing that this machine can be given: where they are not there the scripts say so and exit with 77, and that is a skip.
 
 use std::{
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -12,10 +13,31 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build, machine,
     progress::{self, Progress},
+    pypi::Tool,
 };
 
 /// How the scripts say that nothing could be tested.
 const NOTHING_TESTED: i32 = 77;
+
+/// What the scripts need besides, with the variable that tells them where it is and what it is there.
+const TOOLS: [(Tool, &str, &str); 2] = [
+    (
+        Tool {
+            folder: "moto",
+            packages: "moto[ec2,elbv2,iam,route53,server]==5.2.1",
+        },
+        "QUORATE_MOTO_PYTHON",
+        "bin/python3",
+    ),
+    (
+        Tool {
+            folder: "checkov",
+            packages: "checkov==3.3.30",
+        },
+        "QUORATE_CHECKOV_BIN",
+        "bin/checkov",
+    ),
+];
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +103,7 @@ pub fn run() -> Result<ExitCode> {
 pub fn steps(tier: Tier) -> usize {
     let built = match tier {
         Tier::Quick => 0,
-        Tier::Whole => 1,
+        Tier::Whole => 1 + TOOLS.len(),
     };
     suites(tier).len() + built
 }
@@ -98,6 +120,10 @@ pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
         Tier::Quick => None,
         Tier::Whole => Some(build::quorate_for_tests(progress)?),
     };
+    let tools = match tier {
+        Tier::Quick => Vec::new(),
+        Tier::Whole => tools(progress, ci)?,
+    };
     for suite in suites(tier) {
         if !machine::on_path("python3") {
             let why = format!("{}: the program `python3` is absent", suite.title);
@@ -110,6 +136,7 @@ pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
         }
         let mut command = suite.command();
         command.envs(quorate.iter().map(|quorate| ("QUORATE_BINARY", quorate)));
+        command.envs(tools.iter().map(|(variable, place)| (variable, place)));
         let nothing = Some(NOTHING_TESTED);
         let outcome = progress.run_unless(suite.title, &mut command, suite.within, nothing);
         let failed = match outcome {
@@ -133,6 +160,24 @@ pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
         }
     }
     Ok(all)
+}
+
+/// Installs what can be installed, but for what whoever runs this has named. Where it cannot be had the scripts look on the PATH, and say what
+/// they do not find.
+fn tools(progress: &mut Progress, ci: bool) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut found = Vec::new();
+    for (tool, variable, shown) in &TOOLS {
+        if std::env::var_os(variable).is_some() {
+            progress.skip(&format!("Install {}", tool.name()), "named already");
+            continue;
+        }
+        match tool.install(progress) {
+            Ok(()) => found.push((*variable, tool.place().join(shown))),
+            Err(error) if ci => return Err(error),
+            Err(error) => eprintln!("{} is not installed: {error:#}", tool.name()),
+        }
+    }
+    Ok(found)
 }
 
 /// The scripts of a tier.
@@ -241,5 +286,19 @@ mod tests {
         let script = build::root().join("terraform/tests/against_moto.py");
         let text = std::fs::read_to_string(script).expect("a script that can be read");
         assert!(text.contains(&format!("\nSKIPPED = {NOTHING_TESTED}\n")));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_at_the_version_that_is_installed() {
+        for (tool, variable, _) in &TOOLS {
+            let named = suites(Tier::Whole).iter().any(|suite| {
+                let script = build::root().join(suite.script);
+                let text = std::fs::read_to_string(script).expect("a script that can be read");
+                let named =
+                    |quote| text.contains(&format!("pip install {quote}{}{quote}", tool.packages));
+                text.contains(variable) && (named("") || named("'"))
+            });
+            assert!(named, "{}", tool.packages);
+        }
     }
 }

