@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Applies the examples with the real AWS provider, against moto, a stand-in for AWS that runs on this machine's loopback and keeps everything
 in memory. Each example: apply; a second plan has no changes; the outputs; what was made, as the stand-in tells it; what the example is there to
-show; destroy. One more, `quorate-infra`, has `quorate infra` plan and apply the machines of an example.
+show; destroy. One more, `quorate-infra`, has `quorate infra` plan and apply the machines of an example; `guide-new` and `guide-adopt` run what the
+guide shows (see guide.py).
 
     against_moto.py [--only EXAMPLE]... [--jobs N] [--keep]
 
-Needs `terraform` or `tofu`, a directory with the AWS provider, and moto's server; `quorate-infra` needs a `quorate`, which QUORATE_BINARY names. What is missing is said, and the exit code is 77: nothing was
+Needs `terraform` or `tofu`, a directory with the AWS provider, and moto's server; the last three need a `quorate`, which QUORATE_BINARY names. What is missing is said, and the exit code is 77: nothing was
 tested. 0: every check held. 1: one did not. The last line counts the checks.
 
 moto carries no traffic and probes nothing. What it cannot tell is not tested here: whether a target turns healthy, how long registering takes,
@@ -32,6 +33,8 @@ import threading
 import time
 import urllib.parse
 import xml.etree.ElementTree
+
+import guide
 
 TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
 REGION = "eu-central-1"
@@ -135,7 +138,7 @@ RUNNING_LOCK = threading.Lock()
 def start(command, **options):
     """Starts a process in a group of its own, so that it ends with everything it started."""
     with RUNNING_LOCK:
-        process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, **options)
+        process = subprocess.Popen(command, **{"start_new_session": True, "stdin": subprocess.DEVNULL, **options})
         RUNNING.add(process)
     return process
 
@@ -235,7 +238,7 @@ def image(identity, name):
 class Folder:
     """A configuration in a copy of the tree, with its own state. Only this machine's loopback is ever spoken to."""
 
-    def __init__(self, tools, moto, example, path, variables=None):
+    def __init__(self, tools, moto, example, path, variables=None, init=True):
         self.tools, self.moto, self.example = tools, moto, example
         self.path = moto.directory / "terraform" / path
         self.variables = dict(variables or {})
@@ -260,7 +263,8 @@ class Folder:
             "TF_IN_AUTOMATION": "1",
             "CHECKPOINT_DISABLE": "1",
         }
-        self.terraform("init", f"-plugin-dir={tools.plugins}")
+        if init:
+            self.terraform("init", f"-plugin-dir={tools.plugins}")
 
     def try_terraform(self, *arguments):
         began = time.monotonic()
@@ -330,6 +334,23 @@ class Run:
 
     def folder(self, path, **variables):
         return Folder(self.tools, self.moto, self.example, path, variables)
+
+    def programs(self, environment):
+        """That environment with the programs that pages and Quorate name. The machines are nowhere: whoever asks for one is told at once that it
+        does not answer."""
+        programs = self.directory / "programs"
+        programs.mkdir()
+        (programs / "ssh").write_text("#!/bin/sh\necho 'nobody is there' >&2\nexit 255\n")
+        (programs / "ssh").chmod(0o755)
+        (programs / "terraform").symlink_to(self.tools.terraform)
+        (programs / "quorate").symlink_to(os.path.abspath(self.tools.quorate))
+        return {
+            **environment,
+            "PATH": f"{programs}:{environment['PATH']}",
+            "QUORATE_TERRAFORM": self.tools.terraform,
+            "XDG_STATE_HOME": str(self.directory / "state"),
+            "XDG_RUNTIME_DIR": str(self.directory),
+        }
 
     def no_changes(self, folder):
         changes, _ = folder.plan()
@@ -619,19 +640,7 @@ def quorate_infra(run):
     folder = run.folder("examples/complete", protection=False)
     folder.given()
     (folder.path / "demo.yaml").write_text("apiVersion: quorate/v1\nname: demo\nprovider: { kind: terraform, user: admin }\n")
-    # The machines are nowhere: whoever asks for one is told at once that it does not answer.
-    programs = run.directory / "programs"
-    programs.mkdir()
-    (programs / "ssh").write_text("#!/bin/sh\necho 'nobody is there' >&2\nexit 255\n")
-    (programs / "ssh").chmod(0o755)
-    state = run.directory / "state"
-    environment = {
-        **folder.environment,
-        "PATH": f"{programs}:{folder.environment['PATH']}",
-        "QUORATE_TERRAFORM": run.tools.terraform,
-        "XDG_STATE_HOME": str(state),
-        "XDG_RUNTIME_DIR": str(run.directory),
-    }
+    environment = run.programs(folder.environment)
 
     def begin(*arguments):
         return start([run.tools.quorate, "infra", *arguments], cwd=folder.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -696,14 +705,63 @@ def quorate_infra(run):
     masters = [each["instance_id"] for each in cluster["masters"]]
     run.that(all(run.instance(each).findtext("instanceState/name") == "running" for each in masters), "the masters run as before", masters)
 
-    left = [str(path) for path in state.rglob("private-*")]
+    left = [str(path) for path in (run.directory / "state").rglob("private-*")]
     run.that(not left, "no plan of Terraform's is left on the disk", left)
     run.that("PRIVATE KEY" not in (folder.path / "terraform.tfstate").read_text(), "no key is in the state")
     folder.destroy()
     run.gone()
 
 
-EXAMPLES = {"complete": complete, "adopt-single-master": adopt_single_master, "existing-vpc": existing_vpc, "five-masters": five_masters, "quorate-infra": quorate_infra}
+def shown(run, folder, story):
+    """Runs what a story of the guide shows."""
+    environment = run.programs(guide.offline(folder))
+
+    def shell(words, typed):
+        process = start(words, cwd=folder.path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            output, _ = process.communicate(typed, timeout=COMMAND_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"`{' '.join(words)}` did not end within {COMMAND_SECONDS_MAX} s")
+        finally:
+            end(process)
+        return process.returncode, output
+
+    guide.run("aws.md", story, folder.path, shell, run.that)
+
+
+def guide_new(run):
+    """The guide's way from an account to machines, as the page shows it."""
+    folder = Folder(run.tools, run.moto, run.example, "examples/complete", init=False)
+    run.moto.ec2("CreateKeyPair", KeyName="operators")
+    shown(run, folder, "guide-new")
+    run.gone()
+
+
+def guide_adopt(run):
+    """The guide's way from a single master, as the page shows it, up to the machines."""
+    before = run.folder("examples/adopt-single-master/before", ami_id=OLD_DEBIAN)
+    before.apply()
+    folder = Folder(run.tools, run.moto, run.example, "examples/adopt-single-master", {"old_ami_id": OLD_DEBIAN, "ami_id": DEBIAN, "protection": True}, init=False)
+    folder.given()
+    shutil.copy(before.path / "terraform.tfstate", folder.path / "terraform.tfstate")
+    shown(run, folder, "guide-adopt")
+    run.no_changes(folder)
+    folder.destroy()
+    run.gone()
+
+
+EXAMPLES = {
+    "complete": complete,
+    "adopt-single-master": adopt_single_master,
+    "existing-vpc": existing_vpc,
+    "five-masters": five_masters,
+    "quorate-infra": quorate_infra,
+    "guide-new": guide_new,
+    "guide-adopt": guide_adopt,
+}
+
+# What runs `quorate` too.
+WITH_QUORATE = {"quorate-infra", "guide-new", "guide-adopt"}
 
 
 class Tools:
@@ -745,13 +803,15 @@ def main():
         print(f"0 passed, 0 failed, {len(examples)} skipped", flush=True)
         return SKIPPED
     skipped = 0
-    if tools.quorate is None and "quorate-infra" in examples:
-        # Asked for alone, nothing was tested.
-        print("SKIPPED: quorate-infra: QUORATE_BINARY names no quorate", flush=True)
-        skipped = 1
-        examples = [each for each in examples if each != "quorate-infra"]
+    if tools.quorate is None:
+        without = [each for each in examples if each in WITH_QUORATE]
+        for each in without:
+            print(f"SKIPPED: {each}: QUORATE_BINARY names no quorate", flush=True)
+        skipped = len(without)
+        examples = [each for each in examples if each not in WITH_QUORATE]
         if not examples:
-            print("0 passed, 0 failed, 1 skipped", flush=True)
+            # Asked for alone, nothing was tested.
+            print(f"0 passed, 0 failed, {skipped} skipped", flush=True)
             return SKIPPED
     print(f"terraform: {tools.terraform}; providers: {tools.plugins}; moto: {tools.moto}", flush=True)
 

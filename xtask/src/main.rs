@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod fences;
 mod live;
 mod machine;
 mod progress;

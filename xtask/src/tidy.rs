@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{build, promises};
+use crate::{build, fences, promises};
 
 /// What each crate may depend on among ours, in its normal dependencies. The design's table, checked.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -105,7 +105,7 @@ fn findings() -> Result<Vec<String>> {
     words(&files, &mut findings)?;
     runbooks(&mut findings)?;
     findings.extend(promises::findings()?);
-    shown_commands(&files, &mut findings)?;
+    findings.extend(fences::findings(&files)?);
     Ok(findings)
 }
 
@@ -234,68 +234,6 @@ fn words(files: &[PathBuf], findings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Every console block of README and guide is run by somebody: its fence says by whom.
-fn shown_commands(files: &[PathBuf], findings: &mut Vec<String>) -> Result<()> {
-    let cases = promises::cases_in_source()?;
-    let ci = std::fs::read_to_string(build::root().join(".ci/run"))?;
-    for path in files.iter().filter(|path| {
-        path.as_path() == Path::new("README.md")
-            || path.starts_with("docs/guide") && path.extension().is_some_and(|it| it == "md")
-    }) {
-        let text = std::fs::read_to_string(build::root().join(path))?;
-        let runs_in_ci = |command: &str| {
-            ci.lines()
-                .any(|line| line.trim_start_matches("exec ") == command)
-        };
-        for (number, what) in unrun(&text, &cases, runs_in_ci) {
-            findings.push(format!("{}:{number}: {what}", path.display()));
-        }
-    }
-    Ok(())
-}
-
-/// Console blocks that nobody runs, with the line of their fence.
-fn unrun(page: &str, cases: &[String], runs_in_ci: impl Fn(&str) -> bool) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    let mut fences = (1..).zip(page.lines().map(str::trim)).peekable();
-    while let Some((number, line)) = fences.next() {
-        let Some(kind) = line.strip_prefix("```") else {
-            continue;
-        };
-        let mut commands = Vec::new();
-        for (_, line) in fences.by_ref().take_while(|(_, line)| *line != "```") {
-            commands.extend(line.strip_prefix("$ "));
-        }
-        let (language, by) = kind.split_once(' ').unwrap_or((kind, ""));
-        if ["sh", "bash", "shell"].contains(&language) {
-            found.push((
-                number,
-                "commands are shown in `console` blocks, so that they can be run".into(),
-            ));
-        }
-        if language != "console" {
-            continue;
-        }
-        let wrong = match by {
-            "process" => None,
-            "ci" => commands
-                .iter()
-                .find(|command| !runs_in_ci(command))
-                .map(|command| format!("`.ci/run` does not run `{command}`")),
-            _ => match by.strip_prefix("live=") {
-                Some(case) if cases.iter().any(|known| known == case) => None,
-                Some(case) => Some(format!("no live case is called `{case}`")),
-                None => Some(
-                    "nobody runs this block: say `process`, `ci` or `live=CASE` at its fence"
-                        .into(),
-                ),
-            },
-        };
-        found.extend(wrong.map(|what| (number, what)));
-    }
-    found
-}
-
 /// Every refusal has its page.
 fn runbooks(findings: &mut Vec<String>) -> Result<()> {
     let source = std::fs::read_to_string(build::root().join("crates/quorate-plan/src/refusal.rs"))?;
@@ -319,15 +257,6 @@ fn runbooks(findings: &mut Vec<String>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_console_block_that_nobody_runs_is_found() {
-        let page = "```console\n$ a\n```\n\n```console live=up\n$ b\n```\n```console live=down\n$ b\n```\n\
-                    ```yaml\n$ c\n```\n```console ci\n$ ci\n$ more\n```\n```console process\n$ d\n```\n```sh\nx\n```\n";
-        let found = unrun(page, &["up".to_owned()], |command| command == "ci");
-        let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
-        assert_eq!(lines, [1, 8, 14, 21], "{found:?}");
-    }
 
     #[test]
     fn the_repository_is_tidy() {

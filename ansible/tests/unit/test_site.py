@@ -65,6 +65,13 @@ elif words[0] == "provide":
     print(json.dumps({"steps": len(steps)}))
 elif words[:2] == ["lock", "release"]:
     note("release")
+elif words[:2] == ["drill", "run"]:
+    note(" ".join(words))
+    refusal = here / "refusal"
+    if refusal.exists():
+        print(refusal.read_text(), file=sys.stderr)
+        sys.exit(3)
+    print("verdict: every rule held")
 elif words[0] == "status":
     note("status")
     print("{}")
@@ -117,9 +124,8 @@ class Play:
             "ansible_python_interpreter=%s\nloadbalancer_port=1\n" % sys.executable
         )
 
-    def run(self, *more, playbook="site"):
-        """Its exit code, output, and counts by host."""
-        environment = {
+    def environment(self):
+        return {
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(self.place),
             "ANSIBLE_LOCAL_TEMP": str(self.place / "tmp"),
@@ -127,9 +133,13 @@ class Play:
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_NOCOLOR": "1",
             "QUORATE_BIN": str(self.place / "quorate"),
+            "PWD": str(self.place),
         }
+
+    def run(self, *more, playbook="site"):
+        """Its exit code, output, and counts by host."""
         command = [str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "quorate.cluster.%s" % playbook, "-i", "hosts.ini", *more]
-        done = subprocess.run(command, cwd=self.place, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=self.place, env=self.environment(), capture_output=True, text=True, check=False)
         output = done.stdout + done.stderr
         counts = {}
         assert "PLAY RECAP" in done.stdout, output
@@ -339,3 +349,20 @@ def test_who_uses_the_old_address_ends_a_conversion_with_its_words(play):
     assert code != 0
     assert "kubelet of w-1 is connected to 10.0.0.11:6443" in output
     assert made.log() == ["take --convert"]
+
+
+def test_a_drill_is_asked_for_and_shown(play):
+    made = play([])
+    code, output, _ = made.run("-e", "quorate_file=demo.yaml", "-e", "quorate_drill_target=cp-2", playbook="drill")
+    assert code == 0, output
+    assert made.log() == ["drill run power-loss --target cp-2 --report %s/drill.json -f demo.yaml" % made.place]
+    assert "every rule held" in output
+
+
+def test_a_drill_of_hosts_that_somebody_has_is_refused_with_its_words(play):
+    made = play([])
+    words = "quorate cannot take power from hosts that it did not make"
+    (made.place / "refusal").write_text(words)
+    code, output, _ = made.run("-e", "quorate_file=demo.yaml", playbook="drill")
+    assert code != 0
+    assert words in output

@@ -88,7 +88,15 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let by_plays = host_state::taken(&hosts, &names)?;
     grown(stage, &hosts, &file, &api)?;
     drop(hosts);
-    by_apply(stage, &file, &ops.1, &by_plays)
+    let again = Again {
+        name: NAME,
+        subnet: SUBNET,
+        hosts: &HOSTS,
+        file: &file,
+        blank: &|hosts| admit_user(hosts, "w-1", &ops.1),
+        exceptions: host_state::OF_ITS_TIME,
+    };
+    again.by_apply(stage, &by_plays)
 }
 
 /// A play in check mode on blank hosts.
@@ -209,35 +217,45 @@ fn grown(stage: &mut Stage, hosts: &Bare, file: &str, api: &Api) -> Result<()> {
     Ok(())
 }
 
-/// The same cluster on the same hosts, blank again, by `quorate apply`.
-fn by_apply(
-    stage: &mut Stage,
-    file: &str,
-    ops_key: &str,
-    by_plays: &BTreeSet<String>,
-) -> Result<()> {
-    stage.succeed(&["local", "destroy", "--cluster", NAME, "--yes"])?;
-    stage.tell(NAME, Happened::AllDestroyed);
-    let pinned = format!("state/quorate/clusters/{NAME}/known_hosts");
-    fs::remove_file(stage.directory.join(pinned))?;
-    let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
-    admit_user(&hosts, "w-1", ops_key)?;
-    let root_key = hosts.identity("cp-1")?.display().to_string();
-    let text = fs::read_to_string(file)?;
-    anyhow::ensure!(text.contains(&root_key), "the hosts have another key now");
-    trust(stage, &hosts, file, &HOSTS)?;
-    stage.succeed(&["apply", "--yes", "-f", file])?;
-    healthy(stage, file, Duration::from_secs(60))?;
-    let names = HOSTS.map(|(host, _)| host);
-    let by_apply = host_state::taken(&hosts, &names)?;
-    host_state::same(
-        stage,
-        "hosts are the same, whether a play or `quorate apply` made them",
-        by_plays,
-        &by_apply,
-        host_state::OF_ITS_TIME,
-    );
-    Ok(())
+/// The same cluster on the same hosts, blank again.
+pub struct Again<'a> {
+    pub name: &'a str,
+    pub subnet: &'a str,
+    pub hosts: &'a [(&'a str, u8)],
+    pub file: &'a str,
+    /// What their owner does to blank hosts.
+    pub blank: &'a dyn Fn(&Bare) -> Result<()>,
+    /// What may differ.
+    pub exceptions: &'a [host_state::Exception],
+}
+
+impl Again<'_> {
+    /// Makes it by `quorate apply`, and compares its hosts with those that plays made.
+    pub fn by_apply(&self, stage: &mut Stage, by_plays: &BTreeSet<String>) -> Result<()> {
+        let Self { name, file, .. } = self;
+        stage.succeed(&["local", "destroy", "--cluster", name, "--yes"])?;
+        stage.tell(name, Happened::AllDestroyed);
+        let pinned = format!("state/quorate/clusters/{name}/known_hosts");
+        fs::remove_file(stage.directory.join(pinned))?;
+        let hosts = Bare::make(stage, name, self.subnet, self.hosts)?;
+        (self.blank)(&hosts)?;
+        let root_key = hosts.identity("cp-1")?.display().to_string();
+        let text = fs::read_to_string(file)?;
+        anyhow::ensure!(text.contains(&root_key), "the hosts have another key now");
+        trust(stage, &hosts, file, self.hosts)?;
+        stage.succeed(&["apply", "--yes", "-f", file])?;
+        healthy(stage, file, Duration::from_secs(60))?;
+        let names: Vec<&str> = self.hosts.iter().map(|(host, _)| *host).collect();
+        let by_apply = host_state::taken(&hosts, &names)?;
+        host_state::same(
+            stage,
+            "hosts are the same, whether a play or `quorate apply` made them",
+            by_plays,
+            &by_apply,
+            self.exceptions,
+        );
+        Ok(())
+    }
 }
 
 /// Pins the keys of these hosts.
@@ -273,18 +291,12 @@ fn files(stage: &mut Stage, hosts: &Bare, ops_key: &str) -> Result<String> {
     Ok(file.display().to_string())
 }
 
-/// Every Ansible, the collection, and an inventory of the cluster file of that name.
+/// Every Ansible, the collection, and the guide's inventory and settings, of the cluster file of that name.
 pub fn settle(stage: &mut Stage, name: &str) -> Result<()> {
     let directory = stage.directory.clone();
     stage.set("ANSIBLE_HOME", directory.join("ansible-home").as_os_str());
-    fs::write(
-        directory.join("quorate.yml"),
-        format!("plugin: quorate.cluster.hosts\nfile: {name}.yaml\n"),
-    )?;
-    fs::write(
-        directory.join("ansible.cfg"),
-        "[defaults]\ninventory = quorate.yml\ncollections_path = .\n[ssh_connection]\npipelining = true\n",
-    )?;
+    pages::write_files("ansible.md", "ansible", ("prod", name), &directory)?;
+    stage.set("ANSIBLE_COLLECTIONS_PATH", directory.as_os_str());
     fs::create_dir_all(directory.join("ansible_collections/quorate"))?;
     let collection = pages::root().join("ansible").canonicalize()?;
     symlink(
@@ -350,28 +362,38 @@ fn broken_off(stage: &mut Stage, hosts: &Bare) -> Result<()> {
         ),
         ("etcd has a learner", learner.as_str()),
     ] {
-        let log = fs::File::create(stage.directory.join("broken-off.log"))?;
-        let mut child = playbook(stage, ANSIBLE, SITE, &[])?
-            .process_group(0)
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("failed to start ansible-playbook")?;
-        let came = stage.wait(
-            &format!("a play is killed when {when}"),
-            Duration::from_secs(300),
-            |_| hosts.holds("cp-1", condition),
-        );
-        let group = Pid::from_raw(i32::try_from(child.id())?);
-        let _it_may_have_ended = killpg(group, Signal::SIGKILL);
-        let ended = child.wait()?;
-        end_workers(stage)?;
-        stage.check("it had not ended by itself", ended.code().is_none());
-        if !came || ended.code().is_some() {
-            let text = fs::read_to_string(stage.directory.join("broken-off.log"))?;
-            stage.say(&tail(&text, 60));
-        }
+        broken_off_when(stage, when, |_| hosts.holds("cp-1", condition))?;
+    }
+    Ok(())
+}
+
+/// A play of the collection that is killed at that moment, with all its workers.
+pub fn broken_off_when(
+    stage: &mut Stage,
+    when: &str,
+    condition: impl FnMut(&Stage) -> bool,
+) -> Result<()> {
+    let log = fs::File::create(stage.directory.join("broken-off.log"))?;
+    let mut child = playbook(stage, ANSIBLE, SITE, &[])?
+        .process_group(0)
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("failed to start ansible-playbook")?;
+    let came = stage.wait(
+        &format!("a play is killed when {when}"),
+        Duration::from_secs(300),
+        condition,
+    );
+    let group = Pid::from_raw(i32::try_from(child.id())?);
+    let _it_may_have_ended = killpg(group, Signal::SIGKILL);
+    let ended = child.wait()?;
+    end_workers(stage)?;
+    stage.check("it had not ended by itself", ended.code().is_none());
+    if !came || ended.code().is_some() {
+        let text = fs::read_to_string(stage.directory.join("broken-off.log"))?;
+        stage.say(&tail(&text, 60));
     }
     Ok(())
 }

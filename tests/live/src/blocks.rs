@@ -2,7 +2,8 @@
 //! command line, so that no page shows what nobody ran.
 //!
 //! After the word `console` a fence says who runs the block: `process`, a test without hosts; `live=CASE`, a live case; `ci`, what `.ci/run`
-//! does. A line that begins with `$ ` is a command, one that ends with `\` goes on in the next. Every other line is printed by the command
+//! does; `terraform=STORY`, `terraform/tests`; `play`, the tests of the Ansible collection; `not-run=WHY`, nobody. A block of another language
+//! with `file=NAME` is a file that is written where these commands run. A line that begins with `$ ` is a command, one that ends with `\` goes on in the next. Every other line is printed by the command
 //! above it, in this order, with others in between; `…` stands for anything.
 
 /// A block.
@@ -14,6 +15,19 @@ pub struct Block {
     pub by: String,
     /// What it shows.
     pub commands: Vec<Shown>,
+}
+
+/// A file that a page shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// The line of its fence, from 1.
+    pub line: usize,
+    /// Whose commands it is for.
+    pub by: String,
+    /// Its name.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
 }
 
 /// A command as it is shown.
@@ -69,6 +83,37 @@ pub fn blocks(page: &str) -> Vec<Block> {
                 last.prints.push(text.to_owned());
             }
         }
+    }
+    found
+}
+
+/// The files that a page shows.
+pub fn files(page: &str) -> Vec<File> {
+    let mut found = Vec::new();
+    let mut lines = (1..).zip(page.lines());
+    while let Some((line, text)) = lines.next() {
+        let Some(fence) = text.trim().strip_prefix("```") else {
+            continue;
+        };
+        let inside = lines
+            .by_ref()
+            .map(|(_, text)| text)
+            .take_while(|text| !text.trim().starts_with("```"));
+        let text: String = inside.flat_map(|text| [text, "\n"]).collect();
+        let mut by = String::new();
+        let mut name = None;
+        for word in fence.split(' ').skip(1) {
+            match word.strip_prefix("file=") {
+                Some(file) => name = Some(file.to_owned()),
+                None => by = word.to_owned(),
+            }
+        }
+        found.extend(name.map(|name| File {
+            line,
+            by,
+            name,
+            text,
+        }));
     }
     found
 }
@@ -153,6 +198,20 @@ $ nobody
         assert_eq!(init.command, "quorate init --name demo");
         assert_eq!(init.prints, ["Wrote `x`: 3 masters"]);
         assert_eq!(apply.answers(), ["yes"]);
+    }
+
+    #[test]
+    fn files_of_a_page_are_read() {
+        let page = "```console live=x\n$ a\n```\n```yaml live=x file=a.yml\nb:\n  c: 1\n```\n```yaml\nd: 1\n```\n";
+        let found = files(page);
+        let [file] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!((file.line, file.by.as_str()), (4, "live=x"));
+        assert_eq!(
+            (file.name.as_str(), file.text.as_str()),
+            ("a.yml", "b:\n  c: 1\n")
+        );
     }
 
     #[test]

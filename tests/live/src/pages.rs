@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    blocks::{Block, Shown, blocks},
+    blocks::{Block, Shown, blocks, files},
     stage::{Stage, finish, said, tail},
 };
 
@@ -41,6 +41,24 @@ pub fn of(case: &str) -> Result<Vec<(PathBuf, Block)>> {
         found.extend(named.map(|block| (page.clone(), block)));
     }
     Ok(found)
+}
+
+/// Writes the files that a page of the guide shows for that case, with a name of this case's own in the place of the page's.
+pub fn write_files(page: &str, case: &str, name: (&str, &str), directory: &Path) -> Result<()> {
+    let text = fs::read_to_string(root().join("docs/guide").join(page))?;
+    let shown = files(&text);
+    let mut ours = shown
+        .iter()
+        .filter(|file| file.by == format!("live={case}"))
+        .peekable();
+    anyhow::ensure!(ours.peek().is_some(), "{page} shows no file for {case}");
+    for file in ours {
+        fs::write(
+            directory.join(&file.name),
+            file.text.replace(name.0, name.1),
+        )?;
+    }
+    Ok(())
 }
 
 /// How a page's names become this case's own.

@@ -124,7 +124,9 @@ impl Test<'_> {
                     "Tests of the Ansible collection with {}",
                     ansible.tool.name()
                 ),
-                program(ansible.tool.folder, "pytest").args(tests),
+                program(ansible.tool.folder, "pytest")
+                    .args(tests)
+                    .env("QUORATE_GUIDE", build::root().join("docs/guide")),
             )?;
             self.tally.add(1, 0, 0);
         }
