@@ -1,15 +1,19 @@
 //! Debian hosts without any Kubernetes become a cluster by `site.yml`, with kubelet, kubeadm and kubectl from a signed repository of packages
-//! and the distribution's containerd. A repository that is forged, silent or of another version installs nothing.
+//! and the distribution's containerd. A repository that is forged, silent or of another version installs nothing; a play that is killed while apt is
+//! at it, with a host losing its power at that moment, is run again. In the end `quorate apply` makes the same hosts.
 
 use std::{fs, time::Duration};
 
 use anyhow::Result;
 
 use crate::{
-    ansible::{ANSIBLE, OLDEST, changes, nothing_to_do, play, settle, trust},
+    ansible::{
+        ANSIBLE, Again, OLDEST, broken_off_when, changes, nothing_to_do, play, settle, trust,
+    },
     apt_repository::{KEY, Repositories, Told},
     bare::Bare,
     bring_up::healthy,
+    host_state::{self, Exception},
     judge::{Api, listings, same},
     stage::{Stage, said},
 };
@@ -27,11 +31,18 @@ const HOSTS: [(&str, u8); 5] = [
     ("w-1", 101),
     ("lb-1", 201),
 ];
+
+/// What may differ besides on hosts with packages.
+const OF_PACKAGES: &[Exception] = &[];
+
 const SITE: &str = "quorate.cluster.site";
 
 /// Files of packages that were changed, by dpkg's own account. Configuration files may be: they belong to who runs the host.
 const CHANGED: &str =
     "dpkg --verify kubeadm kubectl kubelet kubernetes-cni containerd | grep -v ' c /etc/' || true";
+
+/// dpkg unpacks packages. By the brackets the pattern does not find itself.
+const UNPACKING: &str = "pgrep -f 'dpkg.*[-]-unpack'";
 
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
@@ -39,8 +50,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let place = stage.directory.join("repositories");
     let repositories = Repositories::make(stage, &place, GATEWAY.into())?;
     stage.say(&format!("containerd is {}", repositories.containerd));
+    distribution(&hosts, &repositories)?;
     for host in NODES {
-        hosts.run(host, &repositories.distribution())?;
         stage.check(
             &format!("there is nothing of Kubernetes on {host}"),
             hosts.holds(host, &absent("kubelet kubeadm kubectl containerd crictl")),
@@ -51,6 +62,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let names = HOSTS.map(|(host, _)| host);
     foreseen(stage, &hosts, &names)?;
     wrong(stage, &hosts, &repositories, &file)?;
+    broken_off(stage, &hosts)?;
 
     let brought = play(stage, OLDEST, SITE, &[])?;
     stage.check(
@@ -65,8 +77,84 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         of_packages(stage, &hosts, &repositories, host)?;
     }
     nothing_to_do(stage, &hosts, SITE, &file, &names)?;
+    let by_plays = host_state::taken(&hosts, &names)?;
     let_go(stage, &hosts, &names)?;
-    healthy(stage, &file, Duration::from_secs(60))
+    with_cri_tools(stage, &hosts, &repositories)?;
+    nothing_to_do(stage, &hosts, SITE, &file, &names)?;
+    healthy(stage, &file, Duration::from_secs(60))?;
+    drop(hosts);
+    let again = Again {
+        name: NAME,
+        subnet: SUBNET,
+        hosts: &HOSTS,
+        file: &file,
+        blank: &|hosts| distribution(hosts, &repositories),
+        exceptions: &[host_state::OF_ITS_TIME, OF_PACKAGES].concat(),
+    };
+    again.by_apply(stage, &by_plays)
+}
+
+/// Every node has the distribution's repository.
+fn distribution(hosts: &Bare, repositories: &Repositories) -> Result<()> {
+    for host in NODES {
+        hosts.run(host, &repositories.distribution())?;
+    }
+    Ok(())
+}
+
+/// A play is killed while dpkg unpacks on the first host, which loses its power at that moment.
+fn broken_off(stage: &mut Stage, hosts: &Bare) -> Result<()> {
+    let victim = "cp-1";
+    broken_off_when(stage, "dpkg unpacks on cp-1", |_| {
+        hosts.holds(victim, UNPACKING)
+    })?;
+    hosts.power_off(victim)?;
+    hosts.power_on(victim)?;
+    let unfinished = "test \"$(dpkg-query -W -f '${db:Status-Abbrev}\\n' kubeadm kubectl kubelet containerd | grep -c '^.i ')\" -lt 4";
+    stage.check(
+        "its packages are not all installed",
+        hosts.holds(victim, unfinished),
+    );
+    Ok(())
+}
+
+/// cri-tools of the same repository, which nothing asks for: whoever installs it has a judge of containerd that no other of ours is, and the
+/// cluster has nothing against it.
+fn with_cri_tools(stage: &mut Stage, hosts: &Bare, repositories: &Repositories) -> Result<()> {
+    let host = "cp-1";
+    stage.check(
+        "nothing brought crictl",
+        hosts.holds(host, &absent("crictl")),
+    );
+    hosts.run(
+        host,
+        "DEBIAN_FRONTEND=noninteractive apt-get install -y -q cri-tools",
+    )?;
+    stage.check_eq(
+        "the repository's cri-tools can be installed beside",
+        &hosts.run(host, "dpkg-query -W -f '${Version}' cri-tools")?,
+        &repositories.cri_tools,
+    );
+    let crictl = "crictl --runtime-endpoint unix:///run/containerd/containerd.sock";
+    let running = hosts.run(
+        host,
+        &format!("{crictl} ps -o json | python3 -c 'import json, sys; print(*sorted(each[\"metadata\"][\"name\"] for each in json.load(sys.stdin)[\"containers\"]))'"),
+    )?;
+    let expected = [
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-flannel",
+        "kube-proxy",
+        "kube-scheduler",
+    ];
+    for name in expected {
+        stage.check(
+            &format!("crictl says that {name} runs on {host}"),
+            running.split_whitespace().any(|it| it == name),
+        );
+    }
+    Ok(())
 }
 
 /// Holds where none of these programs is installed.

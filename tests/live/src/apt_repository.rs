@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     file_server::FileServer,
+    pages,
     stage::{Stage, finish},
 };
 
@@ -76,6 +77,8 @@ pub enum Told {
 pub struct Repositories {
     /// The version of Kubernetes' packages.
     pub version: String,
+    /// The version of cri-tools, which is another one.
+    pub cri_tools: String,
     /// Where the distribution's containerd comes from, for people.
     pub containerd: String,
     /// The public key of the distribution's repository, armoured.
@@ -97,6 +100,8 @@ impl Repositories {
         for package in of_kubernetes(&stage.bundle, &version)? {
             package.build(&makers, &pool)?;
         }
+        let cri_tools = cri_tools(stage, &place.join("crictl"))?;
+        cri_tools.build(&makers, &pool)?;
         publish(&truth.join(KUBERNETES), &owner, "now")?;
         let distribution = truth.join(DISTRIBUTION);
         let containerd = distributions(stage, &makers, &distribution.join(POOL))?;
@@ -117,6 +122,7 @@ impl Repositories {
         fs::write(stage.directory.join(KEY), owner.public()?)?;
         Ok(Self {
             version,
+            cri_tools: cri_tools.version,
             containerd,
             distribution_key: other.public()?,
             place: place.to_path_buf(),
@@ -237,7 +243,7 @@ impl Package {
     }
 }
 
-/// The packages of Kubernetes' repository, but for cri-tools, which no bundle has and which kubeadm does not ask for any more.
+/// The packages of Kubernetes' repository that are made of a bundle.
 fn of_kubernetes(bundle: &Path, version: &str) -> Result<Vec<Package>> {
     let program = |name: &str| Content::File(bundle.join("bin").join(name));
     let simple = |name: &str| {
@@ -297,6 +303,38 @@ fn of_kubernetes(bundle: &Path, version: &str) -> Result<Vec<Package>> {
         );
     }
     Ok(vec![kubelet, kubeadm, simple("kubectl"), cni])
+}
+
+/// What is left of them: cri-tools, built for this alone, since no bundle has it. kubeadm has not asked for it since 1.32.
+fn cri_tools(stage: &Stage, program: &Path) -> Result<Package> {
+    const MODULE: &str = "sigs.k8s.io/cri-tools";
+    let sources = pages::root().join("tests/live/cri-tools");
+    let go = |arguments: &[&str]| {
+        let mut go = Command::new("go");
+        go.current_dir(&sources)
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly")
+            .args(arguments);
+        run(&mut go)
+    };
+    let version = go(&["list", "-m", "-f", "{{.Version}}", MODULE])?;
+    let version = version.trim().trim_start_matches('v');
+    stage.say(&format!("builds crictl {version}"));
+    let out = program.display().to_string();
+    let named = format!("-s -w -X {MODULE}/pkg/version.Version=v{version}");
+    let crictl = format!("{MODULE}/cmd/crictl");
+    go(&[
+        "build",
+        "-trimpath",
+        "-buildvcs=false",
+        "-ldflags",
+        &named,
+        "-o",
+        &out,
+        &crictl,
+    ])?;
+    let package = Package::named("cri-tools", &format!("{version}-1.1"));
+    Ok(package.with(Content::File(program.into()), "usr/bin/crictl", 0o755))
 }
 
 /// Debian's own containerd, as this machine's apt gets it; where it gets none, the bundle's under that name. Says which.

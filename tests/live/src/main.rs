@@ -179,8 +179,8 @@ const CASES: &[Case] = &[
     Case {
         name: "ansible-packages",
         full: true,
-        budget_s: 600,
-        about: "blank Debian hosts become a cluster by plays, from a signed repository of packages; a forged, silent or other one installs nothing",
+        budget_s: 900,
+        about: "blank Debian hosts become a cluster by plays, from signed packages: not from forged ones, after a loss of power in apt; apply makes the same hosts",
         run: ansible_packages::run,
     },
     Case {
