@@ -113,6 +113,21 @@ def plugin_directory():
     raise Missing(f"no AWS provider in {', '.join(places)}; TF_PLUGIN_DIR names a directory with one, as `terraform providers mirror` makes it")
 
 
+def plugins_for(terraform, directory):
+    """The provider for that program: OpenTofu looks for the same one under its own registry's name, so it gets a directory of links to it."""
+    plugins = plugin_directory()
+    version = subprocess.run([terraform, "version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    if not version.stdout.startswith("OpenTofu"):
+        return plugins
+    for platform in glob.glob(os.path.join(plugins, "*", "hashicorp", "aws", "*", "*")):
+        *_, number, name = pathlib.Path(platform).parts
+        place = directory / "registry.opentofu.org/hashicorp/aws" / number
+        place.mkdir(parents=True, exist_ok=True)
+        if not (place / name).is_symlink():
+            (place / name).symlink_to(platform)
+    return str(directory)
+
+
 def moto_interpreter():
     """The Python that has moto: this one, or the one that `moto_server` on the PATH begins with."""
     named = os.environ.get("QUORATE_MOTO_PYTHON")
@@ -765,9 +780,9 @@ WITH_QUORATE = {"quorate-infra", "guide-new", "guide-adopt"}
 
 
 class Tools:
-    def __init__(self):
+    def __init__(self, root):
         self.terraform = terraform_binary()
-        self.plugins = plugin_directory()
+        self.plugins = plugins_for(self.terraform, root / "plugins")
         self.moto = moto_interpreter()
         self.quorate = os.environ.get("QUORATE_BINARY")
 
@@ -796,9 +811,11 @@ def main():
     options = parser.parse_args()
     examples = options.only or list(EXAMPLES)
 
+    root = pathlib.Path(tempfile.mkdtemp(prefix="quorate-moto-"))
     try:
-        tools = Tools()
+        tools = Tools(root)
     except Missing as missing:
+        shutil.rmtree(root)
         print(f"SKIPPED: Terraform examples ({', '.join(examples)}): {missing}", flush=True)
         print(f"0 passed, 0 failed, {len(examples)} skipped", flush=True)
         return SKIPPED
@@ -812,6 +829,7 @@ def main():
         if not examples:
             # Asked for alone, nothing was tested.
             print(f"0 passed, 0 failed, {skipped} skipped", flush=True)
+            shutil.rmtree(root)
             return SKIPPED
     print(f"terraform: {tools.terraform}; providers: {tools.plugins}; moto: {tools.moto}", flush=True)
 
@@ -821,7 +839,6 @@ def main():
     # Also Ctrl-C, which Python ignores where a shell started it in the background.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stopped)
-    root = pathlib.Path(tempfile.mkdtemp(prefix="quorate-moto-"))
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=max(1, options.jobs))
     try:
         work = {pool.submit(one, tools, name, root): name for name in examples}

@@ -2,9 +2,10 @@
 """What can be checked of modules and examples without an AWS: format, tables of the READMEs, `validate`, the modules' own tests with a mocked
 provider, and checkov.
 
-    static.py [--quick]
+    static.py [--quick | --modules]
 
-`--quick` is the format and the tables alone: seconds, without the provider. The rest needs `terraform` or `tofu` and a directory with the AWS
+`--quick` is the format and the tables alone: seconds, without the provider. `--modules` leaves out what is the same whichever program reads the
+modules: tables and checkov. The rest needs `terraform` or `tofu` and a directory with the AWS
 provider, as against_moto.py does, and `checkov`. What is missing is said and counted as skipped. Exit code 1: a check failed; 77: nothing
 could be tested; 0: every check that could run held.
 """
@@ -103,21 +104,22 @@ def checkov(static):
 
 
 def main():
-    quick = sys.argv[1:] == ["--quick"]
-    if sys.argv[1:] and not quick:
+    quick, modules = sys.argv[1:] == ["--quick"], sys.argv[1:] == ["--modules"]
+    if sys.argv[1:] and not quick and not modules:
         sys.exit(__doc__)
     static = Static()
-    static.run("tables of the READMEs are fresh", [sys.executable, str(TERRAFORM / "tests/tables.py"), "--check"])
+    if not modules:
+        static.run("tables of the READMEs are fresh", [sys.executable, str(TERRAFORM / "tests/tables.py"), "--check"])
     try:
         terraform = against_moto.terraform_binary()
         static.run("format", [terraform, "fmt", "-check", "-diff", "-recursive", str(TERRAFORM)], env={**os.environ, "TF_CLI_CONFIG_FILE": os.devnull, "CHECKPOINT_DISABLE": "1"})
         if not quick:
-            plugins = against_moto.plugin_directory()
             with tempfile.TemporaryDirectory(prefix="quorate-static-") as root:
+                plugins = against_moto.plugins_for(terraform, pathlib.Path(root) / "plugins")
                 with_provider(static, terraform, plugins, pathlib.Path(root))
     except against_moto.Missing as missing:
         static.skip(f"Terraform modules: {missing}")
-    if not quick:
+    if not quick and not modules:
         checkov(static)
     print(f"{static.passed} passed, {static.failed} failed, {static.skipped} skipped", flush=True)
     return 1 if static.failed else 0 if static.passed > 1 else against_moto.SKIPPED

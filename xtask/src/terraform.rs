@@ -1,6 +1,7 @@
 //! The Terraform modules and examples, checked by their own scripts in `terraform/tests`: what needs no AWS, and the examples applied with the
-//! real provider against a stand-in on the loopback address. The stand-in and checkov are installed below the target directory. Terraform and the
-//! provider are nothing that this machine can be given: where they are not there the scripts say so and exit with 77, and that is a skip.
+//! real provider against a stand-in on the loopback address. The stand-in and checkov are installed below the target directory. Terraform,
+//! OpenTofu and the provider are nothing that this machine can be given: where they are not there the scripts say so and exit with 77, and that
+//! is a skip.
 
 use std::{
     path::PathBuf,
@@ -44,15 +45,24 @@ const TOOLS: [(Tool, &str, &str); 2] = [
 pub enum Tier {
     /// Format and tables: seconds, without the provider.
     Quick,
-    /// Everything, with every example applied: about half an hour.
+    /// Everything, with every example applied, by Terraform and by OpenTofu: about half an hour each.
     Whole,
 }
+
+/// Who reads the modules: the variable by which a person names his, and the name that is looked for otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Program(&'static str, &'static str);
+
+const TERRAFORM: Program = Program("QUORATE_TERRAFORM_BIN", "terraform");
+const OPEN_TOFU: Program = Program("QUORATE_TOFU_BIN", "tofu");
 
 /// One of the scripts.
 struct Suite {
     title: &'static str,
     script: &'static str,
     arguments: &'static [&'static str],
+    /// With this program. Otherwise the one that the script finds.
+    program: Option<Program>,
     /// After that it hangs.
     within: Duration,
 }
@@ -183,24 +193,29 @@ fn tools(progress: &mut Progress, ci: bool) -> Result<Vec<(&'static str, PathBuf
 /// The scripts of a tier.
 fn suites(tier: Tier) -> Vec<Suite> {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-    let suite = |title, script, arguments, within| Suite {
+    let suite = |title, script, arguments, program, within| Suite {
         title,
         script,
         arguments,
-        within,
+        program,
+        within: minutes(within),
     };
     let modules = "terraform/tests/static.py";
     let applied = "terraform/tests/against_moto.py";
+    let (terraform, tofu) = (Some(TERRAFORM), Some(OPEN_TOFU));
     match tier {
         Tier::Quick => vec![suite(
             "Terraform modules, format and tables",
             modules,
             &["--quick"],
-            minutes(2),
+            None,
+            2,
         )],
         Tier::Whole => vec![
-            suite("Terraform modules", modules, &[], minutes(15)),
-            suite("Terraform examples, applied", applied, &[], minutes(60)),
+            suite("Terraform modules", modules, &[], terraform, 15),
+            suite("Terraform examples, applied", applied, &[], terraform, 60),
+            suite("Modules with OpenTofu", modules, &["--modules"], tofu, 15),
+            suite("Examples applied with OpenTofu", applied, &[], tofu, 60),
         ],
     }
 }
@@ -214,6 +229,10 @@ impl Suite {
             .env("PYTHONUNBUFFERED", "1")
             .arg(self.script)
             .args(self.arguments);
+        if let Some(Program(variable, name)) = self.program {
+            let named = std::env::var_os(variable).unwrap_or_else(|| name.into());
+            command.env(TERRAFORM.0, named);
+        }
         command
     }
 

@@ -104,11 +104,11 @@ run "an_existing_vpc_is_taken_as_it_is" {
 
   override_data {
     target = data.aws_vpc.existing
-    values = { id = "vpc-1", enable_dns_support = true, enable_dns_hostnames = true }
+    values = { enable_dns_support = true, enable_dns_hostnames = true }
   }
   override_data {
     target = data.aws_subnet.private
-    values = { id = "subnet-1", vpc_id = "vpc-1", availability_zone = "eu-central-1a" }
+    values = { vpc_id = "vpc-1", availability_zone = "eu-central-1a" }
   }
 
   assert {
@@ -134,11 +134,11 @@ run "an_existing_subnet_in_another_zone_is_refused" {
 
   override_data {
     target = data.aws_vpc.existing
-    values = { id = "vpc-1", enable_dns_support = true, enable_dns_hostnames = true }
+    values = { enable_dns_support = true, enable_dns_hostnames = true }
   }
   override_data {
     target = data.aws_subnet.private
-    values = { id = "subnet-1", vpc_id = "vpc-1", availability_zone = "eu-central-1b" }
+    values = { vpc_id = "vpc-1", availability_zone = "eu-central-1b" }
   }
 
   expect_failures = [data.aws_subnet.private]
@@ -154,7 +154,7 @@ run "an_existing_vpc_without_dns_is_refused" {
 
   override_data {
     target = data.aws_vpc.existing
-    values = { id = "vpc-1", enable_dns_support = true, enable_dns_hostnames = false }
+    values = { enable_dns_support = true, enable_dns_hostnames = false }
   }
 
   expect_failures = [data.aws_vpc.existing]
