@@ -9,9 +9,9 @@ use crate::{
     ansible::{ANSIBLE, OLDEST, nothing_to_do, play, settle},
     bare::Bare,
     bring_up::healthy,
-    convert::{self, Before, MASTERS},
+    conversion::{self, Before, MASTERS},
     foreign::{BLANK, Foreign, MASTER, Shape, WORKERS},
-    judge::{listings, members, same},
+    judge::{listings, same},
     load::Load,
     pages::{self, Reading},
     stage::{Stage, said},
@@ -28,14 +28,13 @@ const LED: &str = "sha256sum /etc/kubernetes/pki/apiserver.crt /etc/kubernetes/*
 pub fn run(stage: &mut Stage) -> Result<()> {
     let foreign = Foreign::make(stage, NAME, SUBNET, &Shape::default())?;
     let hosts = &foreign.hosts;
-    let file = &convert::cluster_file(stage, hosts, NAME)?;
-    convert::trusted(stage, hosts, file)?;
+    let file = &conversion::cluster_file(stage, hosts, NAME)?;
+    conversion::trusted(stage, hosts, file)?;
     settle(stage, NAME)?;
     let names = names();
     foreseen(stage, hosts, &names)?;
 
-    let old = stage.directory.join("old.conf");
-    fs::write(&old, hosts.run(MASTER, "cat /etc/kubernetes/admin.conf")?)?;
+    let old = conversion::old_kubeconfig(stage, hosts)?;
     let load = Load::start_at(&old, None, "quorate-live-old")?;
     let before = Before::look(&foreign)?;
     let part = [("conversion by plays, at the old address", load.now())];
@@ -50,7 +49,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     pages::run(stage, "ansible-convert", &reading)?;
 
     healthy(stage, file, Duration::from_secs(120))?;
-    let api = convert::api(stage, hosts, file, NAME)?;
+    let api = conversion::api(stage, hosts, file, NAME)?;
     api.whole(stage, hosts, &MASTERS, &WORKERS)?;
     before.unharmed(stage, &foreign)?;
     load.finish_unharmed(stage, &part)?;
@@ -64,7 +63,7 @@ fn foreseen(stage: &mut Stage, hosts: &Bare, names: &[&str]) -> Result<()> {
     stage.check("a play in check mode succeeds", checked.status.success());
     stage.check(
         "it shows whom it would lead elsewhere",
-        said(&checked).contains(&convert::endpoint(NAME)),
+        said(&checked).contains(&conversion::endpoint(NAME)),
     );
     let after = listings(hosts, names)?;
     same(stage, "and changed no file on any host", &after, &before);
@@ -116,12 +115,7 @@ fn refused(stage: &mut Stage, hosts: &Bare) -> Result<()> {
         "and says why",
         said(&refused).contains("old-address-in-use"),
     );
-    stage.check_eq(
-        "and there is still one member, says etcdctl",
-        &members(hosts, MASTER)?.len(),
-        &1,
-    );
-    Ok(())
+    conversion::alone(stage, hosts)
 }
 
 fn names() -> Vec<&'static str> {

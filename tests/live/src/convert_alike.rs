@@ -9,7 +9,7 @@ use quorate_testkit::conform::Happened;
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    convert::{MASTERS, api, cluster_file, endpoint, trusted},
+    conversion::{MASTERS, api, cluster_file, endpoint, trusted},
     foreign::{BLANK, Foreign, MASTER, Shape, WORKERS},
     host_state::{self, Exception, OF_ITS_TIME},
     judge::same,

@@ -17,7 +17,7 @@ use quorate_testkit::conform::Happened;
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    convert::{MASTERS, api, cluster_file, endpoint, trusted},
+    conversion::{MASTERS, api, cluster_file, endpoint, trusted},
     foreign::{Foreign, MASTER, Shape, WORKERS},
     judge::{listings, members, same},
     killed::journals_tell,

@@ -1,14 +1,16 @@
 //! A conversion is taken back from every landmark, and then done by runs that are each killed at their next step. The cluster that is
 //! converted has a name for its endpoint already.
 
-use std::{collections::BTreeSet, fs};
+use std::fs;
 
 use anyhow::Result;
 
 use crate::{
-    bare::Bare,
     bring_up::healthy,
-    convert::{Before, MASTERS, STRAGGLER, api, census, cluster_file, trusted},
+    conversion::{
+        Before, MASTERS, STRAGGLER, alone, api, cluster_file, kept, nothing_to_undo, refused,
+        trusted,
+    },
     foreign::{Foreign, MASTER, Shape, WORKERS},
     judge::{members, same},
     killed,
@@ -18,6 +20,8 @@ use crate::{
 
 const NAME: &str = "live-back";
 const SUBNET: &str = "172.31.70.0/24";
+/// This machine, as the hosts see it.
+const OPERATOR: &str = "172.31.70.1";
 
 /// What its API was called before. The new masters never hear of it.
 const OLD_NAME: &str = "kube.live-back.internal";
@@ -64,13 +68,14 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         same(stage, &what, &kept(&foreign)?, &was);
         before.unharmed(stage, &foreign)?;
     }
-    let again = stage.succeed(&["convert", "--undo", "--yes", "-f", file])?;
-    stage.check(
-        "there is nothing more to take back",
-        said(&again).to_lowercase().contains("nothing to do"),
-    );
+    nothing_to_undo(stage, file)?;
 
-    census(stage, hosts, file, SUBNET)?;
+    let words = refused(stage, file, &["old-address-in-use"])?;
+    stage.check(
+        "who uses the old address is named by address",
+        words.contains(OPERATOR),
+    );
+    alone(stage, hosts)?;
     // Everything but the joins is done by now: taken back by runs that are killed, and done again by others.
     let killed_back = load.now();
     let mut kills = killed::until_done(stage, &["convert", "--undo", "--yes", "-f", file])?;
@@ -107,37 +112,4 @@ pub fn run(stage: &mut Stage) -> Result<()> {
             ("killed at every step", through),
         ],
     )
-}
-
-/// Everything of the hosts and the cluster that a conversion changes and its undo puts back.
-fn kept(foreign: &Foreign) -> Result<BTreeSet<String>> {
-    let mut all = BTreeSet::new();
-    for host in [MASTER].into_iter().chain(WORKERS) {
-        all.extend(files(&foreign.hosts, host)?);
-    }
-    for (namespace, name, key) in [
-        ("kube-system", "kubeadm-config", "ClusterConfiguration"),
-        ("kube-system", "kubelet-config", "kubelet"),
-        ("kube-system", "kube-proxy", "kubeconfig\\.conf"),
-        ("kube-public", "cluster-info", "kubeconfig"),
-    ] {
-        let text = foreign.on_master(&format!(
-            "kubectl -n {namespace} get configmap {name} -o jsonpath='{{.data.{key}}}'"
-        ))?;
-        all.extend(text.lines().map(|line| format!("{name}: {line}")));
-    }
-    Ok(all)
-}
-
-fn files(hosts: &Bare, host: &str) -> Result<BTreeSet<String>> {
-    let said = hosts.run(
-        host,
-        "for file in $(find /etc/kubernetes /root/.kube /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env -type f); do
-           echo $(sha256sum $file) $(stat -c '%a %U %G' $file)
-         done 2>/dev/null",
-    );
-    Ok(said?
-        .lines()
-        .map(|line| format!("{host}: {line}"))
-        .collect())
 }

@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    convert::{Before, MASTERS, api, cluster_file, trusted},
+    conversion::{Before, MASTERS, api, cluster_file, refused, trusted},
     foreign::{Foreign, MASTER, Shape, WORKERS},
     judge::{ETCDCTL, members},
     killed,
-    stage::{Stage, said, tail},
+    stage::{Stage, said},
     workload::in_pod,
 };
 
@@ -138,7 +138,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
 
     like_the_master_first(stage, &foreign, file)?;
     let legacy = legacy(&foreign)?;
-    let words = refused(stage, file, "old-address-in-use")?;
+    let words = refused(stage, file, &["old-address-in-use"])?;
     stage.check(
         &format!("the pod with the old address is named by its own, {legacy}"),
         words.contains(&legacy),
@@ -230,21 +230,6 @@ fn mended_as_it_is_said(stage: &mut Stage, foreign: &Foreign, file: &str) -> Res
     Ok(())
 }
 
-/// A conversion is refused with that code; returns what it said.
-fn refused(stage: &mut Stage, file: &str, code: &str) -> Result<String> {
-    let output = stage.quorate(&["convert", "--yes", "-f", file])?;
-    let words = said(&output);
-    stage.check_eq(
-        &format!("a conversion is refused: {code}"),
-        &(output.status.code(), words.contains(code)),
-        &(Some(3), true),
-    );
-    if !words.contains(code) {
-        stage.say(&tail(&words, 40));
-    }
-    Ok(words)
-}
-
 /// A watch from inside a pod, with the kubeconfig that is mounted into it. It ends when its connection does.
 fn legacy_client(stage: &mut Stage, foreign: &Foreign) -> Result<()> {
     stage.wait("the straggler's pod runs", Duration::from_secs(60), |_| {
@@ -268,7 +253,7 @@ fn legacy(foreign: &Foreign) -> Result<String> {
 /// Before anything is changed it is said in what joiners would differ: files that they do not have, and a flag that kubeadm never heard of.
 fn like_the_master_first(stage: &mut Stage, foreign: &Foreign, file: &str) -> Result<()> {
     let hosts = &foreign.hosts;
-    let words = refused(stage, file, "joiner-differs")?;
+    let words = refused(stage, file, &["joiner-differs"])?;
     for name in FILES.into_iter().chain(["--profiling"]) {
         stage.check(
             &format!("{name} is named, which the joiners would not have"),

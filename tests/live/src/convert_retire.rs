@@ -1,14 +1,14 @@
 //! The old address of a converted cluster is refused to others once they stayed away for a while, stays so when the rules are loaded anew and
 //! over a loss of power, and is opened again.
 
-use std::{
-    collections::BTreeSet, fs, net::SocketAddr, path::Path, process::Command, time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 
 use crate::{
-    convert::{MASTERS, STRAGGLER, api, cluster_file, trusted},
+    conversion::{
+        MASTERS, STRAGGLER, api, balancer, cluster_file, new_kubeconfig, old_kubeconfig, trusted,
+    },
     foreign::{Foreign, MASTER, Shape, WORKERS},
     load::Load,
     stage::{Stage, said, tail},
@@ -26,11 +26,10 @@ const QUIET: &str = "20s";
 pub fn run(stage: &mut Stage) -> Result<()> {
     let foreign = Foreign::make(stage, NAME, SUBNET, &Shape::default())?;
     let hosts = &foreign.hosts;
-    let balancer = SocketAddr::new(hosts.address("lb-1")?.into(), 6443);
+    let balancer = balancer(hosts)?;
     let file = &cluster_file(stage, hosts, NAME)?;
     trusted(stage, hosts, file)?;
-    let old = &stage.directory.join("old.conf");
-    fs::write(old, hosts.run(MASTER, "cat /etc/kubernetes/admin.conf")?)?;
+    let old = &old_kubeconfig(stage, hosts)?;
     let retire = retire(file);
 
     let early = stage.quorate(&retire)?;
@@ -44,15 +43,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let part_old = [("a client at the old address", at_old.now())];
     stage.succeed(&["convert", "--accept", STRAGGLER, "--yes", "-f", file])?;
     let api = api(stage, hosts, file, NAME)?;
-    let new = &stage.directory.join("new.conf");
-    fs::copy(old, new)?;
-    stage.succeed(&[
-        "kubeconfig",
-        "rewrite",
-        &new.display().to_string(),
-        "-f",
-        file,
-    ])?;
+    let new = &new_kubeconfig(stage, old, file)?;
 
     connected(stage, file)?;
     at_old.finish_unharmed(stage, &part_old)?;

@@ -36,6 +36,16 @@ pub struct Load {
 #[derive(Clone, Copy)]
 pub struct Moment(Duration);
 
+/// What clients may have noticed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    /// Requests that failed twice, and the watch cut.
+    Failures,
+    /// Requests that succeeded at the second try.
+    Retries,
+    None,
+}
+
 impl Load {
     /// Begins, with an administrator's kubeconfig.
     pub fn start(kubeconfig: &Path) -> Result<Self> {
@@ -73,15 +83,20 @@ impl Load {
     /// Ends it, reads everything back and checks what each part of the case has cost: a part is called by its name and ends where the next
     /// one begins.
     pub fn finish(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
-        self.end(stage, parts, false)
+        self.end(stage, parts, Harm::Failures)
     }
 
     /// As [`Load::finish`], where nobody may have noticed anything: no request failed twice, and the watch was never cut.
     pub fn finish_unharmed(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
-        self.end(stage, parts, true)
+        self.end(stage, parts, Harm::Retries)
     }
 
-    fn end(self, stage: &mut Stage, parts: &[(&str, Moment)], unharmed: bool) -> Result<()> {
+    /// As [`Load::finish_unharmed`], where no request failed even once.
+    pub fn finish_unfailed(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
+        self.end(stage, parts, Harm::None)
+    }
+
+    fn end(self, stage: &mut Stage, parts: &[(&str, Moment)], may: Harm) -> Result<()> {
         let end = self.probe.now();
         let (seen, found) = self
             .runtime
@@ -136,16 +151,22 @@ impl Load {
                     &format!("{part}: {stream}: no gap above {} s", GAP_MAX.as_secs()),
                     gap <= GAP_MAX,
                 );
-                if unharmed {
-                    stage.check_eq(
+                match may {
+                    Harm::Failures => {}
+                    Harm::Retries => stage.check_eq(
                         &format!("{part}: {stream}: no request failed twice"),
                         &summary.failed_after_retry,
                         &0,
-                    );
+                    ),
+                    Harm::None => stage.check_eq(
+                        &format!("{part}: {stream}: no request failed"),
+                        &summary.failed,
+                        &0,
+                    ),
                 }
             }
         }
-        if unharmed {
+        if may != Harm::Failures {
             stage.check_eq("the watch was never cut", &seen.watch_cuts, &Vec::new());
         }
         Ok(())
