@@ -21,6 +21,8 @@ pub struct Case {
     pub full: bool,
     /// How long it may take on a machine of two cores.
     pub budget: Duration,
+    /// The Kubernetes version that it is about.
+    pub kubernetes: String,
     /// What it shows.
     pub about: String,
 }
@@ -53,6 +55,11 @@ pub fn cases(program: &Path) -> Result<Vec<Case>> {
                 name: next()?.to_owned(),
                 full: next()? == "full",
                 budget: Duration::from_secs(next()?.parse()?),
+                kubernetes: match next()? {
+                    "-" => crate::build::KUBERNETES,
+                    version => version,
+                }
+                .to_owned(),
                 about: next()?.to_owned(),
             })
         })
@@ -199,6 +206,7 @@ mod tests {
             name: name.into(),
             full: true,
             budget: Duration::from_secs(60 * minutes),
+            kubernetes: crate::build::KUBERNETES.into(),
             about: String::new(),
         }
     }

@@ -4,6 +4,7 @@
 mod checks;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -92,7 +93,15 @@ struct Test<'a> {
 /// What live cases run.
 struct Ready {
     quorate: PathBuf,
-    bundle: PathBuf,
+    /// By Kubernetes version.
+    bundles: BTreeMap<String, PathBuf>,
+}
+
+impl Ready {
+    fn bundle(&self, kubernetes: &str) -> Result<&Path> {
+        let bundle = self.bundles.get(kubernetes);
+        Ok(bundle.with_context(|| format!("no bundle of {kubernetes} was built"))?)
+    }
 }
 
 /// Runs the tests.
@@ -129,16 +138,23 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         terraform::Tier::Quick
     };
+    // What is no live case needs one bundle, too.
+    let versions: BTreeSet<&str> = cases
+        .iter()
+        .map(|case| case.kubernetes.as_str())
+        .chain(rest.then_some(build::KUBERNETES))
+        .collect();
     let steps = 15 + terraform::steps(tier);
-    test.progress
-        .expect(3 + if rest { steps } else { 2 * usize::from(plays) } + cases.len());
+    test.progress.expect(
+        2 + versions.len() + if rest { steps } else { 2 * usize::from(plays) } + cases.len(),
+    );
     test.packages()?;
     if rest {
         test.checks()?;
     } else if plays {
         test.ansible()?;
     }
-    let ready = test.ready(&cases)?;
+    let ready = test.ready(&cases, &versions)?;
     if rest {
         test.workspace(ready.as_ref())?;
         test.model()?;
@@ -154,9 +170,10 @@ fn list(cases: &[Case]) {
     for case in cases {
         let tier = if case.full { "full" } else { "main" };
         println!(
-            "{:<12} {tier} {:>5} s  {}",
+            "{:<16} {tier} {:>5} s  {}  {}",
             case.name,
             case.budget.as_secs(),
+            case.kubernetes,
             case.about
         );
     }
@@ -172,7 +189,7 @@ impl Test<'_> {
         );
         for case in cases {
             eprintln!(
-                "    {:<12} {:>12}  {}",
+                "    {:<16} {:>12}  {}",
                 case.name,
                 seconds(case.budget),
                 case.about
@@ -219,8 +236,8 @@ impl Test<'_> {
         }
     }
 
-    /// What live cases run, built. `None` where they cannot run.
-    fn ready(&mut self, cases: &[Case]) -> Result<Option<Ready>> {
+    /// What live cases run, built, with a bundle of each of these Kubernetes versions. `None` where they cannot run.
+    fn ready(&mut self, cases: &[Case], versions: &BTreeSet<&str>) -> Result<Option<Ready>> {
         match Machine::look().obstacle() {
             None => {
                 let quorate = if cases.is_empty() {
@@ -228,8 +245,12 @@ impl Test<'_> {
                 } else {
                     build::quorate(&mut self.progress)?
                 };
-                let bundle = build::bundle(&mut self.progress, &quorate, build::KUBERNETES)?;
-                Ok(Some(Ready { quorate, bundle }))
+                let mut bundles = BTreeMap::new();
+                for &version in versions {
+                    let bundle = build::bundle(&mut self.progress, &quorate, version)?;
+                    bundles.insert(version.to_owned(), bundle);
+                }
+                Ok(Some(Ready { quorate, bundles }))
             }
             Some(obstacle) if self.ci => bail!("CI runs everything, but {obstacle}"),
             Some(obstacle) => {
@@ -253,11 +274,12 @@ impl Test<'_> {
             "--no-fail-fast",
         ];
         let mut environment = Vec::new();
-        if let Some(Ready { quorate, bundle }) = ready {
+        if let Some(ready) = ready {
+            let bundle = ready.bundle(build::KUBERNETES)?;
             environment = vec![
-                ("QUORATE_BUNDLE", bundle.clone()),
+                ("QUORATE_BUNDLE", bundle.to_path_buf()),
                 ("QUORATE_ETCD", bundle.join("bin/etcd")),
-                ("QUORATE_BINARY", quorate.clone()),
+                ("QUORATE_BINARY", ready.quorate.clone()),
             ];
         }
         self.cargo_tests(
@@ -382,7 +404,7 @@ impl Test<'_> {
                 program,
                 case,
                 &ready.quorate,
-                &ready.bundle,
+                ready.bundle(&case.kubernetes)?,
                 &self.plays,
             )?;
             self.failures.extend(failures);

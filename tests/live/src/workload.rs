@@ -44,7 +44,7 @@ spec:
     spec:
       containers:
       - name: web
-        image: quorate.local/coredns:v1.13.1
+        image: WEB
         args: [-conf, /etc/coredns/Corefile]
         readinessProbe: { httpGet: { path: /health, port: 8080 } }
         volumeMounts: [{ name: web, mountPath: /etc/coredns }]
@@ -63,7 +63,7 @@ kind: Pod
 metadata: { name: connected, namespace: app }
 spec:
   nodeSelector: { kubernetes.io/hostname: w-2 }
-  containers: [{ name: pause, image: quorate.local/pause:3.10.1 }]
+  containers: [{ name: pause, image: PAUSE }]
 ---
 apiVersion: v1
 kind: ServiceAccount
@@ -87,7 +87,7 @@ metadata: { name: reader, namespace: app }
 spec:
   nodeSelector: { kubernetes.io/hostname: w-1 }
   serviceAccountName: reader
-  containers: [{ name: pause, image: quorate.local/pause:3.10.1 }]
+  containers: [{ name: pause, image: PAUSE }]
 ";
 
 /// One connection that is kept and, beside it, a new one each time; what became of them is told in the end.
@@ -161,8 +161,11 @@ impl<'a> Workload<'a> {
     /// Makes it, and waits until all of it runs.
     pub fn start(stage: &mut Stage, foreign: &'a Foreign) -> Result<Self> {
         let workload = Self { foreign };
+        let objects = OBJECTS
+            .replace("WEB", stage.image("coredns")?)
+            .replace("PAUSE", stage.image("pause")?);
         foreign.on_master(&format!(
-            "kubectl apply -f - >/dev/null <<'END'{OBJECTS}END"
+            "kubectl apply -f - >/dev/null <<'END'{objects}END"
         ))?;
         stage.wait("the workload runs", Duration::from_secs(120), |_| {
             foreign
