@@ -30,6 +30,8 @@ enum Name {
     Replace,
     /// Three masters by `quorate apply` and by plays, with Ansible's connections and with Mitogen's.
     Orchestrate,
+    /// A single master that becomes three under load: gaps, failed requests, and what each stage took.
+    Convert,
 }
 
 /// An Ansible with Mitogen beside it.
@@ -51,9 +53,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let case = match options.name {
         Name::Replace => "bench-replace",
         Name::Orchestrate => "bench-orchestrate",
+        Name::Convert => "bench-convert",
     };
     let variables = match options.name {
-        Name::Replace => Vec::new(),
+        Name::Replace | Name::Convert => Vec::new(),
         Name::Orchestrate => plays(&mut progress)?,
     };
     let status = Command::new(program)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use quorate_testkit::conform::Happened;
 
 use crate::{
-    Case, bench_orchestrate,
+    Case, bench_convert, bench_orchestrate,
     judge::{ETCDCTL, members, voters},
     kin::IGNORED,
     masters::Masters,
@@ -56,14 +56,27 @@ pub const BENCHES: &[Case] = &[
         about: "three masters by quorate apply and by plays, with Ansible's connections and with Mitogen's",
         run: bench_orchestrate::run,
     },
+    Case {
+        name: bench_convert::NAME,
+        full: true,
+        budget_s: 1800,
+        kubernetes: None,
+        about: "a single master becomes three under load: gaps, failed requests, and what each stage took",
+        run: bench_convert::run,
+    },
 ];
+
+/// Repetitions, as `cargo xtask bench` was told.
+pub fn rounds(otherwise: usize) -> Result<usize> {
+    match std::env::var("QUORATE_ROUNDS") {
+        Ok(text) => text.parse().context("QUORATE_ROUNDS is a number"),
+        Err(_) => Ok(otherwise),
+    }
+}
 
 /// Runs it.
 fn replace(stage: &mut Stage) -> Result<()> {
-    let rounds = match std::env::var("QUORATE_ROUNDS") {
-        Ok(text) => text.parse().context("QUORATE_ROUNDS is a number")?,
-        Err(_) => ROUNDS,
-    };
+    let rounds = rounds(ROUNDS)?;
     let bench = Bench {
         masters: Masters::begin(stage, NAME, "172.31.68.0/24")?,
     };
@@ -242,13 +255,13 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Seconds, of several runs.
-struct Figures {
+pub struct Figures {
     median: f64,
     all: Vec<f64>,
 }
 
 impl Figures {
-    fn of(mut all: Vec<f64>) -> Self {
+    pub fn of(mut all: Vec<f64>) -> Self {
         all.sort_by(f64::total_cmp);
         let (low, high) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
         Self {

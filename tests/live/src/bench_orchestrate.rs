@@ -19,6 +19,7 @@ use quorate_testkit::conform::Happened;
 use crate::{
     ansible::{self, ANSIBLE, SITE},
     bare::Bare,
+    bench,
     stage::{Stage, finish, said, tail},
 };
 
@@ -58,10 +59,7 @@ struct Took {
 
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
-    let rounds = match std::env::var("QUORATE_ROUNDS") {
-        Ok(text) => text.parse().context("QUORATE_ROUNDS is a number")?,
-        Err(_) => ROUNDS,
-    };
+    let rounds = bench::rounds(ROUNDS)?;
     let mut brought_up = Vec::new();
     let mut nothing = WAYS.map(|way| (way, Vec::new()));
     let mut execs = Vec::new();

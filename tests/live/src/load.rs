@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use quorate_drill::{
     history::{self, Outcome},
     probe::Probe,
-    timeline::Timeline,
+    timeline::Summary,
 };
 use quorate_kube::Kubeconfig;
 use tokio::runtime::{self, Runtime};
@@ -22,6 +22,9 @@ const WRITES_MIN: usize = 50;
 
 /// No stream of requests may see nothing for longer than this while masters come and go.
 const GAP_MAX: Duration = Duration::from_secs(5);
+
+/// Streams of requests, as they are called where their figures are.
+pub const STREAMS: [&str; 3] = ["new connections", "a kept connection", "writes"];
 
 /// Streams of requests that go on by themselves.
 pub struct Load {
@@ -83,20 +86,31 @@ impl Load {
     /// Ends it, reads everything back and checks what each part of the case has cost: a part is called by its name and ends where the next
     /// one begins.
     pub fn finish(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
-        self.end(stage, parts, Harm::Failures)
+        self.end(stage, parts, Harm::Failures).map(drop)
+    }
+
+    /// As [`Load::finish`], for whoever measures: what each of [`STREAMS`] saw in the one part there is.
+    pub fn finish_measured(self, stage: &mut Stage, part: (&str, Moment)) -> Result<[Summary; 3]> {
+        let mut parts = self.end(stage, &[part], Harm::Failures)?;
+        parts.pop().context("there is one part")
     }
 
     /// As [`Load::finish`], where nobody may have noticed anything: no request failed twice, and the watch was never cut.
     pub fn finish_unharmed(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
-        self.end(stage, parts, Harm::Retries)
+        self.end(stage, parts, Harm::Retries).map(drop)
     }
 
     /// As [`Load::finish_unharmed`], where no request failed even once.
     pub fn finish_unfailed(self, stage: &mut Stage, parts: &[(&str, Moment)]) -> Result<()> {
-        self.end(stage, parts, Harm::None)
+        self.end(stage, parts, Harm::None).map(drop)
     }
 
-    fn end(self, stage: &mut Stage, parts: &[(&str, Moment)], may: Harm) -> Result<()> {
+    fn end(
+        self,
+        stage: &mut Stage,
+        parts: &[(&str, Moment)],
+        may: Harm,
+    ) -> Result<Vec<[Summary; 3]>> {
         let end = self.probe.now();
         let (seen, found) = self
             .runtime
@@ -127,14 +141,11 @@ impl Load {
             &Vec::new(),
         );
         let ends = parts.iter().skip(1).map(|(_, begin)| begin.0).chain([end]);
+        let mut summaries = Vec::new();
         for ((part, begin), until) in parts.iter().zip(ends) {
-            let streams: [(&str, &Timeline); 3] = [
-                ("new connections", &seen.new),
-                ("a kept connection", &seen.kept),
-                ("writes", &seen.write),
-            ];
-            for (stream, timeline) in streams {
-                let summary = timeline.summary(begin.0, until);
+            let streams =
+                [&seen.new, &seen.kept, &seen.write].map(|all| all.summary(begin.0, until));
+            for (stream, summary) in STREAMS.into_iter().zip(&streams) {
                 let gap = Duration::from_millis(summary.longest_gap_ms);
                 stage.say(&format!(
                     "{part}: {stream}: longest gap {} ms, {} of {} requests failed, {} of them twice{}",
@@ -165,10 +176,11 @@ impl Load {
                     ),
                 }
             }
+            summaries.push(streams);
         }
         if may != Harm::Failures {
             stage.check_eq("the watch was never cut", &seen.watch_cuts, &Vec::new());
         }
-        Ok(())
+        Ok(summaries)
     }
 }

@@ -10,6 +10,7 @@ mod apt_repository;
 mod bad_hosts;
 mod bare;
 mod bench;
+mod bench_convert;
 mod bench_orchestrate;
 mod blocks;
 mod bring_up;
