@@ -184,8 +184,8 @@ impl Cluster {
     }
 }
 
-/// That the cluster equals this file.
-pub fn intent(spec: Spec) -> Intent {
+/// A bundle of that Kubernetes version.
+pub fn bundle(kubernetes: &str) -> BundleRef {
     let images = [
         "kube-apiserver",
         "kube-controller-manager",
@@ -196,18 +196,23 @@ pub fn intent(spec: Spec) -> Intent {
         "pause",
         "flannel",
     ];
+    BundleRef {
+        id: "0123456789abcdef".into(),
+        kubernetes: kubernetes.into(),
+        images: images
+            .iter()
+            .map(|name| {
+                let image = format!("quorate.local/{name}:v{kubernetes}");
+                ((*name).to_owned(), image)
+            })
+            .collect(),
+    }
+}
+
+/// That the cluster equals this file.
+pub fn intent(spec: Spec) -> Intent {
     Intent {
-        bundle: BundleRef {
-            id: "0123456789abcdef".into(),
-            kubernetes: KUBERNETES.into(),
-            images: images
-                .iter()
-                .map(|name| {
-                    let image = format!("quorate.local/{name}:v{KUBERNETES}");
-                    ((*name).to_owned(), image)
-                })
-                .collect(),
-        },
+        bundle: bundle(&spec.kubernetes),
         spec,
         binary: BINARY.into(),
         goal: Goal::Converge,

@@ -5,7 +5,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `cni=none`, `volumes=etcd` (etcd's data has a disk of its own), `kubernetes=1.36.0`, `endpoint=NAME`; machines that are new in it get known |
+//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `cni=none`, `volumes=etcd` (etcd's data has a disk of its own), `kubernetes=1.36.0`, `bundle=1.36.0` (which one there is), `endpoint=NAME`; machines that are new in it get known |
 //! | `plan [VERB]`, `status` | what they say |
 //! | `apply`, `replace NODE [--with HOST]`, `remove NODE`, `repair`, `convert [--undo] [--pause-after LANDMARK]`, each `[as NAME] [FAULT WORDS]` | runs the plan of that verb; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
 //! | `accept RISK=NODE` | from now on |
@@ -60,7 +60,7 @@ use tokio::task::JoinHandle;
 use crate::{
     World,
     drive::approve,
-    fixture::{Cluster, node},
+    fixture::{Cluster, bundle, node},
     memory::{Fault, OperatorHandle, Script, Shared},
     render,
 };
@@ -110,6 +110,7 @@ struct Stage {
     accepted: BTreeSet<Acceptance>,
     /// What the file says now in place of what it said.
     kubernetes: Option<String>,
+    bundle: Option<String>,
     endpoint: Option<String>,
 }
 
@@ -129,6 +130,9 @@ impl Stage {
         intent.accepted.clone_from(&self.accepted);
         if let Some(version) = &self.kubernetes {
             intent.spec.kubernetes.clone_from(version);
+        }
+        if let Some(version) = &self.bundle {
+            intent.bundle = bundle(version);
         }
         if let Some(host) = &self.endpoint {
             intent.spec.endpoint.host.clone_from(host);
@@ -245,6 +249,7 @@ impl Stage {
                 ("cni", "flannel") => self.cluster.flannel = true,
                 ("cni", "none") => self.cluster.flannel = false,
                 ("kubernetes", _) => self.kubernetes = Some(value.to_owned()),
+                ("bundle", _) => self.bundle = Some(value.to_owned()),
                 ("endpoint", _) => self.endpoint = Some(value.to_owned()),
                 ("swap", "none") => self.cluster.swaps = [(0, 0); 2],
                 ("swap", _) => {

@@ -131,7 +131,7 @@ const CASES: &[Case] = &[
         full: true,
         budget_s: 420,
         kubernetes: Some("1.34.4"),
-        about: "the same with the oldest Kubernetes that is supported",
+        about: "as `convert`, with the oldest Kubernetes that is supported",
         run: convert::run,
     },
     Case {
@@ -139,7 +139,7 @@ const CASES: &[Case] = &[
         full: true,
         budget_s: 420,
         kubernetes: Some("1.36.3"),
-        about: "the same with the newest",
+        about: "as `convert`, with the newest Kubernetes that is supported",
         run: convert::run,
     },
     Case {

@@ -24,7 +24,6 @@ use super::{
     act::{ActError, failed, not_yet},
     kube::Kube,
 };
-use crate::fixture::KUBERNETES;
 
 /// The pod network that somebody else installed.
 const FLANNEL: &str = "kube-flannel/kube-flannel-ds";
@@ -73,15 +72,18 @@ fn digest(certificate: &Certificate) -> String {
     names.join(" ")
 }
 
-fn configuration(settings: Option<&ClusterSettings>) -> Adopted {
-    let text = match settings {
-        Some(settings) => settings.cluster_configuration(),
-        None => format!(
-            "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v{KUBERNETES}\n\
-             networking:\n  podSubnet: 10.244.0.0/16\n  serviceSubnet: 10.96.0.0/12\n"
-        ),
-    };
+fn configuration(settings: &ClusterSettings) -> Adopted {
+    let text = settings.cluster_configuration();
     Adopted::read(&text, None).expect("what we render is kubeadm's")
+}
+
+/// What an owner writes who leaves most of it to kubeadm.
+fn plain(kubernetes: &str) -> Adopted {
+    let text = format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v{kubernetes}\n\
+         networking:\n  podSubnet: 10.244.0.0/16\n  serviceSubnet: 10.96.0.0/12\n"
+    );
+    Adopted::read(&text, None).expect("it is kubeadm's")
 }
 
 impl World {
@@ -115,14 +117,15 @@ impl World {
                 serving.sans = own.into();
             }
         }
+        let kubernetes = self.machine(&master).disk.kubernetes.clone();
         let kube = self.kube_mut(&master).expect("it serves");
         kube.notes = None;
         kube.workloads.insert(FLANNEL.into());
         kube.cluster_info = Some(server.clone());
         kube.kubeadm = Some(KubeadmConfig {
-            kubernetes: KUBERNETES.into(),
+            adopted: Some(Box::new(plain(&kubernetes))),
+            kubernetes,
             endpoint: String::new(),
-            adopted: Some(Box::new(configuration(None))),
         });
         kube.foreign = ForeignKube {
             name: None,
@@ -143,11 +146,12 @@ impl World {
     /// # Panics
     /// When that master does not serve.
     pub fn was_made_with(&mut self, master: &NodeName, adopted: &Adopted) {
+        let kubernetes = self.machine(master).disk.kubernetes.clone();
         let kube = self.kube_mut(master).expect("it serves");
         let endpoint = adopted.text(&["controlPlaneEndpoint"]);
         let endpoint = endpoint.unwrap_or_default();
         kube.kubeadm = Some(KubeadmConfig {
-            kubernetes: KUBERNETES.into(),
+            kubernetes,
             endpoint: endpoint.clone(),
             adopted: Some(Box::new(adopted.clone())),
         });
@@ -267,7 +271,7 @@ impl World {
             callers: Seen::now(callers),
             backup: Seen::now(disk.foreign.backup.clone()),
             off_host: Seen::now(disk.foreign.off_host.clone()),
-            kubeadm: Seen::now(Some(KUBERNETES.into())),
+            kubeadm: Seen::now(Some(disk.kubernetes.clone())),
             blocked: Seen::now(BTreeMap::new()),
             data_mount: Seen::now(None),
         }))
@@ -317,16 +321,17 @@ impl World {
                 kube.kubeadm = Some(KubeadmConfig {
                     kubernetes: settings.kubernetes.clone(),
                     endpoint: settings.endpoint.to_string(),
-                    adopted: Some(Box::new(configuration(Some(settings)))),
+                    adopted: Some(Box::new(configuration(settings))),
                 });
                 let note = (ADOPTED.to_owned(), "converted".to_owned());
                 kube.notes.get_or_insert_default().extend([note]);
             }
             HostEnsure::ConfigurationKept { .. } => {
                 let kept = self.kept(node)?;
+                let kubernetes = self.machine(node).disk.kubernetes.clone();
                 let kube = self.own_kube(node)?;
                 kube.kubeadm = Some(KubeadmConfig {
-                    kubernetes: KUBERNETES.into(),
+                    kubernetes,
                     endpoint: kept.endpoint,
                     adopted: Some(Box::new(kept.adopted)),
                 });
