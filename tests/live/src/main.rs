@@ -145,7 +145,7 @@ const CASES: &[Case] = &[
     Case {
         name: "convert-census",
         full: false,
-        budget_s: 240,
+        budget_s: 295,
         kubernetes: None,
         about: "under load at both addresses: a conversion ends at a straggler that it names, and is taken back without a failed request",
         run: convert_census::run,
