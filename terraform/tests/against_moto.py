@@ -583,6 +583,7 @@ def adopt_single_master(run):
     adopted = next(each for each in cluster["masters"] if each["name"] == "k8s-master")
     run.that((adopted["instance_id"], adopted["address"], adopted["adopted"], adopted["etcd_volume_id"]) == (master["id"], master["private_ip"], True, None), "the old master is the machine that it was", adopted)
     run.that(len({each["zone"] for each in cluster["masters"]}) == 3, "the three stand in three zones", cluster["masters"])
+    run.that([(each["name"], each["address"]) for each in cluster["workers"]] == [("k8s-worker", worker["private_ip"])], "the old worker is told of", cluster["workers"])
     new = folder.resources()
     now = new['module.control_plane.aws_instance.k8s_master["k8s-master"]']
     kept = ("ami", "instance_type", "subnet_id", "user_data", "metadata_options", "root_block_device", "iam_instance_profile", "disable_api_termination", "key_name", "public_ip")

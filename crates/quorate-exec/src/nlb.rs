@@ -40,7 +40,9 @@ impl Nlb {
                 target_group,
                 instances,
             } => (target_group, instances),
-            BalancerSpec::Quorate { .. } | BalancerSpec::External => return Ok(None),
+            BalancerSpec::Quorate { .. } | BalancerSpec::External | BalancerSpec::Dns => {
+                return Ok(None);
+            }
         };
         let bad = |detail: String| InfraError {
             what: format!("the target group {target_group}"),

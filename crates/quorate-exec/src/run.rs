@@ -423,11 +423,11 @@ fn is_missing(refusal: &Refusal) -> bool {
     refusal.code() == RefusalCode::Missing
 }
 
-/// Nobody answered once: a host, or at the endpoint.
+/// Nobody answered once: a host, or at the endpoint; or a record of DNS is still believed somewhere.
 fn may_pass(refusal: &Refusal) -> bool {
     matches!(
         refusal.code(),
-        RefusalCode::Missing | RefusalCode::EndpointSilent
+        RefusalCode::Missing | RefusalCode::EndpointSilent | RefusalCode::EndpointRecords
     )
 }
 

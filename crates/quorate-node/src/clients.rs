@@ -81,14 +81,15 @@ pub(crate) async fn through_endpoint(
             )
         })?;
     let addresses = facts::resolve(paths, tools, host).await?;
-    let address = addresses.first().ok_or_else(|| {
+    let address = facts::first_that_answers(&addresses, port).await;
+    let address = address.ok_or_else(|| {
         ActionError::unexpected(
             format!("`{host}` to resolve on this host"),
             "it does not",
             "set up the name, or let Quorate manage /etc/hosts",
         )
     })?;
-    Kube::new(&config, Some(SocketAddr::new(*address, port)))
+    Kube::new(&config, Some(SocketAddr::new(address, port)))
         .map_err(ActionError::kube("its client cannot be made"))
 }
 

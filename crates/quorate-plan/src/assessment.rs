@@ -2,7 +2,10 @@
 //!
 //! Only what was observed counts; what was not is listed as unseen, never rounded to good.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +100,7 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         judge.balancers();
         judge.targets();
         judge.endpoint();
+        judge.records();
         match seen.api() {
             Ok(Some(api)) => judge.cluster(api),
             Ok(None) => judge.problem("cluster", "expected an API, seen none".into()),
@@ -139,7 +143,7 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         tolerance: quorum.as_ref().map(Quorum::tolerance),
         survives_balancer_loss: match &intent.spec.balancer {
             BalancerSpec::Quorate { hosts } => Some(hosts.len() > 1),
-            BalancerSpec::External | BalancerSpec::Nlb { .. } => None,
+            BalancerSpec::External | BalancerSpec::Dns | BalancerSpec::Nlb { .. } => None,
         },
         problems,
         unseen,
@@ -374,6 +378,60 @@ impl Judge<'_> {
                     .push(Missing::not_looked(format!("the endpoint from {node}"))),
                 Err(_) => {}
             }
+        }
+    }
+
+    /// Where nothing but records leads to the masters: every master that serves has one, and nobody else.
+    fn records(&mut self) {
+        let spec = &self.intent.spec;
+        if spec.balancer != BalancerSpec::Dns {
+            return;
+        }
+        let name = &spec.endpoint.host;
+        let serves = |node: &NodeName| {
+            let view = self.seen.api_at(node);
+            matches!(view, Ok(Some(view)) if view.readyz.ready)
+        };
+        let mut told: BTreeMap<String, BTreeSet<&NodeName>> = BTreeMap::new();
+        for from in spec.control_plane.keys().chain(spec.workers.keys()) {
+            let sight = self.seen.host(from).and_then(|facts| facts.endpoint.get());
+            // What was not seen, or does not resolve, is told by itself.
+            let Some(sight) = sight.ok().and_then(Option::as_ref) else {
+                continue;
+            };
+            if sight.resolves.is_empty() {
+                continue;
+            }
+            let mut strangers = sight.resolves.clone();
+            for (node, machine) in &spec.control_plane {
+                let address = machine.address;
+                let what = match (strangers.remove(&address), serves(node)) {
+                    (true, true) | (false, false) => continue,
+                    (false, true) => {
+                        format!("`{name}`: expected a record {address} for {node}, seen none")
+                    }
+                    (true, false) => format!(
+                        "`{name}`: a record leads to {address}, and {node} does not serve there"
+                    ),
+                };
+                told.entry(what).or_default().insert(from);
+            }
+            for address in strangers {
+                let what = format!(
+                    "`{name}`: a record leads to {address}, which is none of the file's masters"
+                );
+                told.entry(what).or_default().insert(from);
+            }
+        }
+        let told: Vec<String> = told
+            .into_iter()
+            .map(|(what, from)| {
+                let from: Vec<&str> = from.into_iter().map(NodeName::as_str).collect();
+                format!("{what} (from {})", from.join(", "))
+            })
+            .collect();
+        for what in told {
+            self.problem("endpoint", what);
         }
     }
 

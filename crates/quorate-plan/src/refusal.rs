@@ -147,6 +147,17 @@ pub enum Refusal {
         /// The apiservers that it has to lead to.
         backends: BTreeMap<NodeName, SocketAddr>,
     },
+    /// The endpoint is a name with a record for every master, and one of its records leads where nobody must be led.
+    EndpointRecords {
+        /// The name.
+        name: String,
+        /// From where.
+        nodes: BTreeSet<NodeName>,
+        /// What those records lead to.
+        records: BTreeSet<IpAddr>,
+        /// Why nobody must be led there, and what to do.
+        why: String,
+    },
     /// A host's data directory is empty where it must not be.
     DataLost {
         /// The host.
@@ -335,6 +346,9 @@ pub enum Refusal {
         node: NodeName,
         /// Who.
         callers: BTreeSet<Caller>,
+        /// The endpoint's name, where that leads to the old address itself: who came by which of them nobody can tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// An object of the cluster still holds an address that nobody would answer at once the first master is lost.
     OldAddressStored {
@@ -437,6 +451,7 @@ refusal_codes! {
     PortInUse = "port-in-use", false;
     EndpointUnresolved = "endpoint-unresolved", false;
     EndpointSilent = "endpoint-silent", false;
+    EndpointRecords = "endpoint-records", false;
     DataLost = "data-lost", false;
     MachineHeld = "machine-held", false;
     BundleVersion = "bundle-version", false;
@@ -512,6 +527,7 @@ impl Refusal {
             | Self::PortInUse { .. }
             | Self::EndpointUnresolved { .. }
             | Self::EndpointSilent { .. }
+            | Self::EndpointRecords { .. }
             | Self::DataLost { .. }
             | Self::MachineHeld { .. }
             | Self::BundleVersion { .. }

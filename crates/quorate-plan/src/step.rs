@@ -365,10 +365,12 @@ pub enum HostEnsure {
         /// The server.
         server: String,
     },
-    /// kube-proxy of that node is connected there and healthy. Its pod is made anew for it.
+    /// kube-proxy of that node began with that server, is connected there and healthy. Its pod is made anew for it.
     Proxy {
         /// Which node.
         node: NodeName,
+        /// The server that its kubeconfig names.
+        server: String,
         /// Where to. `None`: wherever its kubeconfig leads, which is a name that nobody else knows.
         via: Option<EndpointName>,
     },

@@ -139,7 +139,24 @@ fn warned() -> Vec<(String, Code)> {
         (LOCAL.replace("count: 3", "count: 1"), Code::OneMaster),
         (zones("a").replace("zone: c", "zone: a"), Code::OneZone),
         (zones("a"), Code::TwoZones),
+        (by_records(), Code::DnsOnly),
     ]
+}
+
+/// Nothing but records of DNS leads to the masters.
+fn by_records() -> String {
+    let hosts = SSH.find("    hosts:\n    - { name: lb-1").unwrap();
+    let end = SSH.find("controlPlane:").unwrap();
+    format!("{}    kind: dns\n{}", &SSH[..hosts], &SSH[end..])
+}
+
+#[test]
+fn records_of_dns_in_place_of_a_balancer() {
+    let (spec, warnings) = good(&by_records());
+    assert_eq!(spec.balancer, BalancerSpec::Dns);
+    assert!(!spec.hosts_file);
+    assert_eq!(spec.balancers().count(), 0);
+    assert_eq!(warnings, [Code::DnsOnly]);
 }
 
 #[test]

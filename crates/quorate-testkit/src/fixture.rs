@@ -32,6 +32,8 @@ pub struct Cluster {
     pub balancers: u8,
     /// A Network Load Balancer at AWS that Terraform made, in place of balancer hosts.
     pub nlb: bool,
+    /// Nothing but records of DNS, in place of a balancer.
+    pub dns: bool,
     /// Founding together or one by one.
     pub bring_up: BringUp,
     /// Machines are made by Quorate.
@@ -52,6 +54,7 @@ impl Default for Cluster {
             workers: 0,
             balancers: 1,
             nlb: false,
+            dns: false,
             bring_up: BringUp::Together,
             local: true,
             flannel: true,
@@ -146,6 +149,8 @@ impl Cluster {
                     target_group: TARGET_GROUP.into(),
                     instances: self.instances(),
                 }
+            } else if self.dns {
+                BalancerSpec::Dns
             } else if self.balancers == 0 {
                 BalancerSpec::External
             } else {

@@ -21,6 +21,7 @@
 //! | `nlb slow SECONDS`, `nlb blind`, `nlb sees`, `nlb silent`, `nlb answers`, `nlb forget HOST` | with `balancers=nlb`: how long its targets take; its probes reach nobody; the cloud answers nobody; somebody takes a target out by hand |
 //! | `targets` | what the cloud tells of them |
 //! | `unresolve` | the endpoint's name resolves nowhere |
+//! | `record ADDRESS`, `record-gone ADDRESS` | somebody adds a record to the endpoint's name; and removes it |
 //! | `unreach HOST` | the operator alone does not reach it |
 //! | `reinstall HOST` | a blank machine of the same name and address |
 //! | `set HOST disk-ms=9 disk-mib=100 database-mib=1900 lag=6000 etcd=3.5.1 cpus=1 clock-ms=9000 port=6443 mark=other authority=other` | what it is like, and what it carries |
@@ -239,6 +240,7 @@ impl Stage {
             match (key, value) {
                 ("masters", _) => self.cluster.masters = number(),
                 ("workers", _) => self.cluster.workers = number(),
+                ("balancers", "dns") => (self.cluster.balancers, self.cluster.dns) = (0, true),
                 ("balancers", "nlb") => (self.cluster.balancers, self.cluster.nlb) = (0, true),
                 ("balancers", _) => self.cluster.balancers = number(),
                 ("bring-up", "together") => self.cluster.bring_up = BringUp::Together,

@@ -270,7 +270,7 @@ fn hosts_of_others() {
 
 #[test]
 fn names_that_do_not_resolve() {
-    let unresolved = refused(given(), |world, _| world.resolves = None);
+    let unresolved = refused(given(), |world, _| world.resolves.clear());
     let expected: String = ["lb-1", "cp-1", "cp-2", "cp-3", "w-1"]
         .map(|name| {
             format!(
@@ -281,7 +281,7 @@ fn names_that_do_not_resolve() {
     assert_eq!(unresolved, expected);
     // Where Quorate writes the name itself, it need not resolve before.
     assert_eq!(
-        refused(Cluster::default(), |world, _| world.resolves = None),
+        refused(Cluster::default(), |world, _| world.resolves.clear()),
         "planned\n"
     );
 }

@@ -228,7 +228,10 @@ async fn happen(lab: &Lab, what: &str) {
             }
         }),
         ["name", resolves] => lab.shared.change(|world| {
-            world.resolves = (*resolves == "resolves").then_some(USERS_BALANCER);
+            world.resolves = match *resolves {
+                "resolves" => [USERS_BALANCER].into(),
+                _ => [].into(),
+            };
         }),
         ["balancer", answers] => lab.shared.change(|world| {
             world.users_balancer = *answers == "answers";

@@ -221,6 +221,7 @@ pub fn kept(foreign: &Foreign) -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
+/// But for what kubectl remembers of an API.
 fn files(hosts: &Bare, host: &str) -> Result<BTreeSet<String>> {
     let said = hosts.run(
         host,

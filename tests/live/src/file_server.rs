@@ -113,7 +113,7 @@ fn answer(client: &TcpStream, root: &Path) -> Result<()> {
 }
 
 /// A path with `%3a` and its like made plain.
-fn decoded(path: &str) -> String {
+pub fn decoded(path: &str) -> String {
     let mut parts = path.split('%');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {

@@ -22,6 +22,7 @@ mod convert_back;
 mod convert_census;
 mod convert_odd;
 mod convert_retire;
+mod convert_ways;
 mod drills;
 mod file_server;
 mod foreign;
@@ -34,6 +35,7 @@ mod kin;
 mod leaver;
 mod load;
 mod masters;
+mod nlb;
 mod pages;
 mod readme;
 mod ssh_serial;
@@ -189,6 +191,14 @@ const CASES: &[Case] = &[
         kubernetes: None,
         about: "under load: the old address is refused to others once nobody came for a while, over a loss of power, and opened again",
         run: convert_retire::run,
+    },
+    Case {
+        name: "convert-ways",
+        full: true,
+        budget_s: 420,
+        kubernetes: None,
+        about: "a single master behind its owner's balancer and behind records of DNS up to the census and back, then under load three behind a stand-in for AWS's",
+        run: convert_ways::run,
     },
     Case {
         name: "kubeadm-kin",

@@ -171,7 +171,7 @@ fn established(paths: &Paths) -> Result<BTreeMap<u64, Socket>, FileError> {
     Ok(found)
 }
 
-fn processes(paths: &Paths) -> Result<Vec<std::path::PathBuf>, FileError> {
+pub(super) fn processes(paths: &Paths) -> Result<Vec<std::path::PathBuf>, FileError> {
     let proc = paths.at("/proc");
     let entries = match fs::read_dir(&proc) {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    ETCD_DATA, PATIENCE, api::readyz_of, blocked, connections, endpoint, homes, in_time, no_answer,
-    pki, seen,
+    ETCD_DATA, PATIENCE, api::readyz_of, began, blocked, connections, endpoint, homes, in_time,
+    no_answer, pki, seen,
 };
 use crate::{
     clients,
@@ -90,6 +90,7 @@ pub(super) async fn look(
         leads,
         proxy_healthy,
         connections,
+        began_with: seen("what kubelet and kube-proxy began with", began::look(paths)),
         callers,
         backup: seen("what was kept", backup(paths)),
         off_host: seen("what left this host", off_host(paths)),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::select_ok;
+use futures_util::future::{join_all, select_ok};
 use quorate_plan::{
     Missing, Seen,
     observation::{EndpointAnswer, EndpointName, EndpointSight},
@@ -51,11 +51,39 @@ pub(super) async fn look(
         // A resolver that is silent resolves nothing.
         Err(_) => BTreeSet::new(),
     };
-    let answer = match resolves.first() {
-        Some(address) => answer(paths, endpoint, *address).await,
-        None => EndpointAnswer::Nobody,
-    };
+    // Whoever comes by a name with several addresses tries one after the other.
+    let answers = resolves.iter().map(|to| answer(paths, endpoint, *to));
+    let answers = join_all(answers).await.into_iter();
+    let answer = answers.max_by_key(worth).unwrap_or(EndpointAnswer::Nobody);
     Seen::now(Some(EndpointSight { resolves, answer }))
+}
+
+fn worth(answer: &EndpointAnswer) -> u8 {
+    match answer {
+        EndpointAnswer::Nobody => 0,
+        EndpointAnswer::Somebody => 1,
+        EndpointAnswer::Apiserver(readyz) => 2 + u8::from(readyz.ready),
+    }
+}
+
+/// The first of several addresses behind a name that takes a connection; the first of all where none does, so that it is told why.
+pub(crate) async fn first_that_answers(addresses: &BTreeSet<IpAddr>, port: u16) -> Option<IpAddr> {
+    let connected = addresses.iter().map(|address| {
+        let to = SocketAddr::new(*address, port);
+        Box::pin(async move {
+            match timeout(PATIENCE, TcpStream::connect(to)).await {
+                Ok(Ok(_)) => Ok(to.ip()),
+                Ok(Err(_)) | Err(_) => Err(()),
+            }
+        })
+    });
+    match addresses.len() {
+        0 | 1 => addresses.first().copied(),
+        _ => match select_ok(connected).await {
+            Ok((address, _)) => Some(address),
+            Err(()) => addresses.first().copied(),
+        },
+    }
 }
 
 /// The system's own resolver, asked through its own tool: a static binary has none, and what the kubelet will see is what counts.

@@ -5,6 +5,7 @@
 
 mod api;
 mod balancer;
+mod began;
 mod blocked;
 mod connections;
 mod conversion;
@@ -49,7 +50,7 @@ pub(crate) use conversion::{
     KEPT, NOTE, RECEIPT, backup, kept, kubeconfigs, off_host, served_digest,
 };
 pub(crate) use conversion_api::{DNS, dns_nodes, unsigned};
-pub(crate) use endpoint::resolve;
+pub(crate) use endpoint::{first_that_answers, resolve};
 #[cfg(test)]
 pub(crate) use etcd::{counted as etcd_counted, view as etcd_view};
 pub(crate) use heard::Heard;

@@ -231,6 +231,10 @@ the hosts.";
 `components.version` is the version of the packages kubelet, kubeadm and kubectl, with the revision that their repository gave them: 1.35.4-1.1. It is
 exact, and of the Kubernetes that `kubernetes` names (1.35.4, unless the file says otherwise): the images and the settings of the cluster are of that
 version, and a kubelet of another one is a change that nobody planned. The packages are held at it.";
+    RecordsNeedAName = "Q0411", "endpoint that records of DNS alone cannot lead to", "\
+With `balancer: { kind: dns }` nothing stands between clients and masters: the endpoint is a DNS name with an address record for every master, and
+clients come to the port on which kube-apiserver listens, 6443. An address has no records, and another port would need somebody who listens there and
+passes connections on. Give a name and leave the port out, or name a balancer.";
 
     // 05: warnings.
     LoadBalancerName = "Q0501", "endpoint that is a cloud load balancer's own name", "\
@@ -254,4 +258,14 @@ over three.";
     TwoZones = "Q0506", "a majority of the masters in one zone", "\
 A majority of the control plane hosts is in one zone. The loss of that zone leaves too few voters to decide anything; only the loss of the other
 zone is survived. Three zones are needed to survive the loss of any one.";
+    DnsOnly = "Q0507", "no balancer, only records of DNS", "\
+The endpoint's name has an address record for every master, and nothing stands in between. That has its price when a master is lost:
+
+- Its record goes on being answered. Clients that try one address after the other (kubelet, kube-proxy, kubectl and all others made with Go) come to
+  another master; each new connection that begins with the dead one costs them a connection timeout, which is seconds. Others get an error.
+- Who is connected stays with the one address that it resolved once, and notices a loss when its connection times out.
+- Nobody takes the record away but you, and it is believed for as long as its TTL, and longer by some. Give it a short one: 30 to 60 seconds.
+
+`plan`, `apply` and `status` say which records to add and which to remove. A balancer does all this by itself: `quorate`'s on two hosts, or one that you
+have.";
 }

@@ -41,6 +41,10 @@ pub struct HostConversion {
     pub proxy_healthy: Seen<Option<bool>>,
     /// Where `kubelet` and `kube-proxy` are connected to, loopback left out. Who does not run is absent.
     pub connections: Seen<BTreeMap<String, BTreeSet<SocketAddr>>>,
+    /// The servers that `kubelet` and `kube-proxy` began with, by their kubeconfigs. `None`: that was changed after they began. Who does not run,
+    /// or has none, is absent.
+    #[serde(default = "super::nothing_yet")]
+    pub began_with: Seen<BTreeMap<String, Option<BTreeSet<String>>>>,
     /// Who is connected to a watched address, by original destination.
     pub callers: Seen<BTreeSet<Caller>>,
     /// What was kept before anything was changed. `None`: nothing, or not all of it.

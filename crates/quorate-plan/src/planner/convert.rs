@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Draft,
     converge::{self, Convergence, situation},
-    preflight,
+    preflight, records,
 };
 use crate::{
     Goal, Intent, NodeName, Observation, Planning, Refusal,
@@ -227,6 +227,14 @@ impl<'a> Conversion<'a> {
             foreign.settings()?,
             foreign.voters.clone(),
         );
+        let Foreign { intent, seen, .. } = foreign;
+        if Quorum::of(seen)?.is_some_and(|quorum| quorum.members.len() == 1) {
+            convergence.targets_told(draft);
+            let leads = records::one_master(intent, seen, &foreign.original, &foreign.away);
+            if let Err(refusal) = leads {
+                draft.refuse(refusal);
+            }
+        }
         if !foreign.away.is_empty() {
             let machines = foreign.intent.spec.machines().map(|(node, ..)| node);
             let answers = machines.filter(|node| !foreign.away.contains(*node));
@@ -429,8 +437,12 @@ pub(super) fn lead_proxies(
     let steps = vec![foreign.step(first, config, because.clone())];
     draft.stage(foreign.seen, "Lead kube-proxy elsewhere", None, steps);
     let mut steps = foreign.proxies()?.into_iter().map(|node| {
-        let via = via.cloned();
-        foreign.step(first, HostEnsure::Proxy { node, via }, because.clone())
+        let ensure = HostEnsure::Proxy {
+            node,
+            server: server.to_owned(),
+            via: via.cloned(),
+        };
+        foreign.step(first, ensure, because.clone())
     });
     let one: Vec<Step> = steps.next().into_iter().collect();
     let others: Vec<Step> = steps.collect();

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Draft, converge::Convergence, converge::situation};
+use super::{Draft, converge::Convergence, converge::situation, records};
 use crate::{
     Intent, MemberId, NodeName, Observation, Refusal,
     change::Change,
@@ -396,6 +396,11 @@ impl Convergence<'_> {
         let politely = leaver.way == Way::Politely;
         if let Some(node) = leaver.node.as_ref().filter(|_| politely) {
             self.target_told(draft, node);
+            let due = draft.planning_stages.is_empty();
+            let stands = records::of_leaver(self.intent, self.seen, node, &leaver.addresses, due);
+            if let Err(refusal) = stands {
+                draft.refuse(refusal);
+            }
         }
         // A healthy one may come to lead at any moment; a sick one hands over what it has.
         let leads = self

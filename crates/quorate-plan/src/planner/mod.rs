@@ -8,6 +8,7 @@ mod exchange;
 mod leaving;
 mod old_address;
 mod preflight;
+mod records;
 mod remove;
 mod repair;
 mod replace;

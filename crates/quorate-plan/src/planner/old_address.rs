@@ -134,7 +134,11 @@ fn came(now: &OldAddress, original: &Peer, intent: &Intent, draft: &mut Draft) {
         return;
     }
     let node = original.name.clone();
-    let refusal = Refusal::OldAddressInUse { node, callers };
+    let refusal = Refusal::OldAddressInUse {
+        node,
+        callers,
+        name: None,
+    };
     if !refusal.accepted(&intent.accepted) {
         draft.refuse(refusal);
     }
@@ -144,6 +148,11 @@ fn came(now: &OldAddress, original: &Peer, intent: &Intent, draft: &mut Draft) {
 fn told_apart(intent: &Intent) -> Result<(), Refusal> {
     match &intent.spec.balancer {
         BalancerSpec::Quorate { .. } => Ok(()),
+        BalancerSpec::Dns => Err(not_now(
+            "no balancer, only records of DNS",
+            "the endpoint's name leads to the old address itself".into(),
+            "keep the old address: it is how the endpoint's clients come to that master",
+        )),
         BalancerSpec::External | BalancerSpec::Nlb { .. } => Err(not_now(
             "a balancer that is not Quorate's",
             "nobody tells which addresses its connections come from".into(),

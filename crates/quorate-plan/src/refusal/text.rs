@@ -96,6 +96,17 @@ impl fmt::Display for Refusal {
                     .collect::<Vec<_>>()
                     .join(", ")
             ),
+            Self::EndpointRecords {
+                name,
+                nodes,
+                records,
+                why,
+            } => write!(
+                f,
+                "`{name}` leads to {}, seen from {}: {why}",
+                list(records),
+                list(nodes)
+            ),
             Self::DataLost { node, member } => {
                 write!(
                     f,
@@ -224,12 +235,23 @@ impl fmt::Display for Refusal {
             Self::NotConvertible {
                 what, seen, way, ..
             } => write!(f, "{what}: {seen}; {way}"),
-            Self::OldAddressInUse { node, callers } => write!(
-                f,
-                "seen on {node}: {} still connected to the old address: {}",
-                callers.len(),
-                list(callers)
-            ),
+            Self::OldAddressInUse {
+                node,
+                callers,
+                name,
+            } => {
+                let (count, who) = (callers.len(), list(callers));
+                match name {
+                    None => write!(
+                        f,
+                        "seen on {node}: {count} still connected to the old address: {who}"
+                    ),
+                    Some(name) => write!(
+                        f,
+                        "seen on {node}: {count} connected to the old address, to which `{name}` leads too, so that nobody can tell who has the name: {who}"
+                    ),
+                }
+            }
             Self::OldAddressStored { stored, .. } => {
                 f.write_str("objects of the cluster still hold the old address:")?;
                 stored.iter().try_for_each(|one| write!(f, "\n{one}"))

@@ -21,6 +21,7 @@ const PORT: u16 = 6443;
 pub(super) enum Balancers {
     Quorate { hosts: Vec<Found> },
     External,
+    Dns,
     Nlb(TargetGroup),
 }
 
@@ -31,6 +32,7 @@ impl Balancers {
                 hosts: machines(hosts),
             },
             Self::External => BalancerSpec::External,
+            Self::Dns => BalancerSpec::Dns,
             Self::Nlb(group) => BalancerSpec::Nlb {
                 target_group: group.arn,
                 // A name that is none is reported where the masters are read.
@@ -70,7 +72,7 @@ pub(super) fn balancers(
         .cloned()
         .unwrap_or_default();
     match kind {
-        BalancerKind::External | BalancerKind::Nlb => {
+        BalancerKind::External | BalancerKind::Nlb | BalancerKind::Dns => {
             let keys = [
                 ("on", balancer.on.as_ref().map(|at| &at.span)),
                 ("count", balancer.count.as_ref().map(|at| &at.span)),
@@ -80,6 +82,7 @@ pub(super) fn balancers(
                 if let Some(span) = span {
                     let why = match kind {
                         BalancerKind::Nlb => "quorate installs nothing for a balancer at AWS",
+                        BalancerKind::Dns => "with `dns` there is no balancer",
                         BalancerKind::External | BalancerKind::Quorate => {
                             "quorate installs nothing for an external balancer"
                         }
@@ -89,6 +92,16 @@ pub(super) fn balancers(
             }
             match (kind, &balancer.target_group) {
                 (BalancerKind::External | BalancerKind::Quorate, _) => Some(Balancers::External),
+                (BalancerKind::Dns, _) => {
+                    findings
+                        .report(
+                            Code::DnsOnly,
+                            span,
+                            "nothing stands between the API's clients and the masters",
+                        )
+                        .label = "each client finds another master by itself, or does not".into();
+                    Some(Balancers::Dns)
+                }
                 (BalancerKind::Nlb, Some(group)) => Some(Balancers::Nlb(group.clone())),
                 (BalancerKind::Nlb, None) => {
                     // Terraform could not be asked: that is said elsewhere.
@@ -163,7 +176,7 @@ pub(super) fn endpoint(
 ) -> Option<Resolved> {
     let behind: &[Found] = match balancers {
         Some(Balancers::Quorate { hosts }) => hosts,
-        Some(Balancers::External | Balancers::Nlb(_)) | None => &[],
+        Some(Balancers::External | Balancers::Dns | Balancers::Nlb(_)) | None => &[],
     };
     let port = endpoint.port.as_ref().map_or(PORT, |at| at.value);
     if let Some(taken) = behind.iter().find(|host| host.machine.ssh.port == port) {
@@ -202,6 +215,9 @@ pub(super) fn endpoint(
     if let Some(written) = &endpoint.host {
         judge(findings, written, address, balancers, masters);
     }
+    if let Some(Balancers::Dns) = balancers {
+        led_by_records_alone(findings, endpoint, address, port);
+    }
 
     let managed = endpoint.hosts_file.as_ref().map(|at| at.value);
     if let Some(at) = &endpoint.hosts_file
@@ -216,6 +232,15 @@ pub(super) fn endpoint(
                         "the endpoint is an address: there is no name to write",
                     )
                     .label = "does nothing here".into();
+            }
+            (None, Some(Balancers::Dns)) => {
+                findings
+                    .report(
+                        Code::NothingToWrite,
+                        at.span.clone(),
+                        "the name's records are in DNS, which quorate does not change",
+                    )
+                    .label = "nothing to write into /etc/hosts".into();
             }
             (None, Some(Balancers::External | Balancers::Nlb(_))) => {
                 findings
@@ -242,6 +267,35 @@ pub(super) fn endpoint(
         name: EndpointName { host, port },
         hosts_file,
     })
+}
+
+/// Where nothing stands in between, clients come to the masters' own port by a name with several addresses.
+fn led_by_records_alone(
+    findings: &mut Findings<'_>,
+    endpoint: &raw::Endpoint,
+    address: Option<Ipv4Addr>,
+    port: u16,
+) {
+    if let (Some(address), Some(written)) = (address, &endpoint.host) {
+        findings
+            .report(
+                Code::RecordsNeedAName,
+                written.span.clone(),
+                format!("`dns` is a name with a record for every master, and {address} is no name"),
+            )
+            .label = "expected a name such as api.example.org".into();
+    }
+    if let (true, Some(written)) = (port != PORT, &endpoint.port) {
+        findings
+            .report(
+                Code::RecordsNeedAName,
+                written.span.clone(),
+                format!(
+                    "with `dns` clients come to the apiservers themselves, which listen on {PORT}"
+                ),
+            )
+            .label = format!("expected {PORT}");
+    }
 }
 
 /// A DNS name or an IPv4 address.

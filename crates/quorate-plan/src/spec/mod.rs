@@ -75,6 +75,8 @@ pub enum BalancerSpec {
     },
     /// Somebody else's balancer: Quorate changes nothing there, and says who has to be registered.
     External,
+    /// Nothing: the name has an address record for every master. Quorate changes no record, and says which have to change.
+    Dns,
     /// A Network Load Balancer at AWS that Terraform made: Quorate registers the masters and takes them out.
     Nlb {
         /// ARN of the group that they are registered in.
@@ -187,7 +189,7 @@ impl Spec {
     pub fn balancers(&self) -> impl Iterator<Item = (&NodeName, &Machine)> {
         match &self.balancer {
             BalancerSpec::Quorate { hosts } => Some(hosts.iter()),
-            BalancerSpec::External | BalancerSpec::Nlb { .. } => None,
+            BalancerSpec::External | BalancerSpec::Dns | BalancerSpec::Nlb { .. } => None,
         }
         .into_iter()
         .flatten()
@@ -197,7 +199,7 @@ impl Spec {
     pub fn instance(&self, node: &NodeName) -> Option<&str> {
         match &self.balancer {
             BalancerSpec::Nlb { instances, .. } => instances.get(node).map(String::as_str),
-            BalancerSpec::Quorate { .. } | BalancerSpec::External => None,
+            BalancerSpec::Quorate { .. } | BalancerSpec::External | BalancerSpec::Dns => None,
         }
     }
 

@@ -135,6 +135,9 @@ pub(super) enum BalancerKind {
     External,
     /// The Network Load Balancer that Terraform made, with `provider.kind: terraform`: quorate registers the masters there.
     Nlb,
+    /// None: the endpoint's name has an address record for every master. The records are yours; quorate looks at them, and says which one to
+    /// add or to remove.
+    Dns,
 }
 
 /// Where quorate's balancer runs.

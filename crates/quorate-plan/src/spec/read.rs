@@ -140,6 +140,7 @@ fn balancer(findings: &mut Findings<'_>, node: &Node) -> Option<Balancer> {
                     ("quorate", BalancerKind::Quorate),
                     ("external", BalancerKind::External),
                     ("nlb", BalancerKind::Nlb),
+                    ("dns", BalancerKind::Dns),
                 ],
             )
         }),

@@ -251,6 +251,7 @@ pub(super) fn proxy_config(
 pub(super) fn proxy(
     found: &mut Differences,
     node: &NodeName,
+    server: &String,
     via: Option<&EndpointName>,
     seen: &Observation,
 ) -> Result<(), Missing> {
@@ -260,6 +261,14 @@ pub(super) fn proxy(
         Some(true) => {}
         Some(false) => found.note("kube-proxy", "healthy", "not"),
         None => found.note("kube-proxy", "running", "not"),
+    }
+    // Where the old and the new way lead to the same address, and where the way is a name that nobody looks up, a connection says nothing.
+    const BEGAN: &str = "kube-proxy began with";
+    match own.began_with.get()?.get("kube-proxy") {
+        Some(Some(began)) if began.iter().eq([server]) => {}
+        Some(Some(began)) => found.note(BEGAN, server, list(began)),
+        Some(None) => found.note(BEGAN, server, "what was changed since"),
+        None => found.note(BEGAN, server, "nothing"),
     }
     connected(found, "kube-proxy", via, facts)
 }
@@ -352,6 +361,12 @@ pub(super) fn kubeconfigs(
     if master {
         return Ok(());
     }
+    let own = facts.conversion()?;
+    let was = own.backup.get()?.as_ref();
+    let was = was.map(|backup| backup.kubeconfigs.get(KUBELET));
+    if was.is_some_and(|was| was != own.kubeconfigs.get().ok().and_then(|now| now.get(KUBELET))) {
+        kubelet_began_anew(found, own)?;
+    }
     connected(found, "kubelet", Some(endpoint), facts)?;
     let ways = addresses_of(endpoint, facts)?;
     let connections = facts.conversion()?.connections.get()?;
@@ -389,8 +404,33 @@ pub(super) fn kubeconfigs_kept(
     // A kubelet that was not started anew since goes on at the endpoint, and is lost with the names that the certificate loses next.
     let was = backup.kubeconfigs.get(KUBELET).into_iter().flatten();
     let way = was.filter_map(|server| literal(server)).next();
+    if let Some(way) = &way
+        && addresses_of(way, facts)?
+            .iter()
+            .any(|to| leads_to(facts, to))
+    {
+        kubelet_began_anew(found, own)?;
+    }
     connected(found, "kubelet", way.as_ref(), facts)?;
     alive(found, &node.name, seen)
+}
+
+/// Whether the endpoint's name leads to that address: then a connection does not tell the old way from the new one.
+fn leads_to(facts: &HostFacts, to: &SocketAddr) -> bool {
+    let sight = facts.endpoint.get().ok().and_then(Option::as_ref);
+    sight.is_some_and(|sight| sight.resolves.contains(&to.ip()))
+}
+
+/// Its kubeconfig is what it was when the kubelet began.
+fn kubelet_began_anew(found: &mut Differences, own: &HostConversion) -> Result<(), Missing> {
+    if let Some(None) = own.began_with.get()?.get("kubelet") {
+        found.note(
+            "the kubelet",
+            "begun after its kubeconfig was changed",
+            "before",
+        );
+    }
+    Ok(())
 }
 
 /// A server that is an address: a name that only the old cluster knew is not looked up for it.

@@ -182,8 +182,8 @@ pub fn differences(
         HostEnsure::ProxyConfig { server } => {
             conversion::proxy_config(&mut found, server, seen)?;
         }
-        HostEnsure::Proxy { node, via } => {
-            conversion::proxy(&mut found, node, via.as_ref(), seen)?;
+        HostEnsure::Proxy { node, server, via } => {
+            conversion::proxy(&mut found, node, server, via.as_ref(), seen)?;
         }
         HostEnsure::Kubeconfigs {
             node,

@@ -168,8 +168,11 @@ impl fmt::Display for HostEnsure {
             Self::Proxy {
                 node,
                 via: Some(via),
+                ..
             } => write!(f, "kube-proxy of {node} is connected to {via} and healthy"),
-            Self::Proxy { node, via: None } => {
+            Self::Proxy {
+                node, via: None, ..
+            } => {
                 write!(f, "kube-proxy of {node} is connected and healthy")
             }
             Self::Kubeconfigs {

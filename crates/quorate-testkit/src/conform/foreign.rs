@@ -73,9 +73,12 @@ pub(super) fn founded_by_its_owner(
 ) -> Result<(), String> {
     world.somebody_elses();
     // What the file calls the API nobody knew before.
-    world.resolves = None;
+    world.resolves.clear();
     world.know(&intent.spec);
     let original = original(intent, approved);
+    if intent.spec.balancer == BalancerSpec::Dns {
+        world.resolves = [world.machine(&original).address].into();
+    }
     // It is accepted by name that they are away, when they are.
     for accepted in &intent.accepted {
         if accepted.risk == RefusalCode::WorkerAway && !asked(approved, &accepted.node) {

@@ -184,7 +184,7 @@ impl Engine {
             clusters: (*self.clusters.get(parts.clusters)).clone(),
             endpoint: self.template.endpoint.clone(),
             dns: self.template.dns,
-            resolves: self.template.resolves,
+            resolves: self.template.resolves.clone(),
             users_balancer: self.template.users_balancer,
             nlb: self.template.nlb.clone(),
             now_ms: CLOCK_MS,

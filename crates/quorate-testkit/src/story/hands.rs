@@ -52,7 +52,15 @@ pub(super) fn lend(world: &mut World, words: &[&str]) -> bool {
                 set(world, words[1], setting);
             }
         }
-        ["unresolve"] => world.resolves = None,
+        ["unresolve"] => world.resolves.clear(),
+        ["record", address] => {
+            let address = address.parse().expect("an address");
+            world.resolves.insert(address);
+        }
+        ["record-gone", address] => {
+            let address = address.parse().expect("an address");
+            assert!(world.resolves.remove(&address), "there is such a record");
+        }
         ["balancer-silent"] => world.users_balancer = false,
         ["balancer-leads"] => world.users_balancer = true,
         ["nlb", how @ ..] => {

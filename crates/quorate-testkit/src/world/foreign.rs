@@ -180,7 +180,7 @@ impl World {
         let (host, port) = server.strip_prefix("https://")?.rsplit_once(':')?;
         let address = match host.parse() {
             Ok(address) => address,
-            Err(_) if host == self.endpoint.host => self.resolved(node)?,
+            Err(_) if host == self.endpoint.host => self.tried_first(node)?,
             Err(_) if self.calls_it(host) => self.first()?,
             Err(_) => return None,
         };
@@ -268,6 +268,15 @@ impl World {
             ),
             proxy_healthy: Seen::now(proxies.map(|_| true)),
             connections: Seen::now(connections),
+            began_with: Seen::now(
+                kubelet
+                    .filter(|_| machine.active("kubelet"))
+                    .map(|server| ("kubelet", server))
+                    .into_iter()
+                    .chain(proxies.map(|server| ("kube-proxy", server)))
+                    .map(|(process, server)| (process.to_owned(), Some([server.clone()].into())))
+                    .collect(),
+            ),
             callers: Seen::now(callers),
             backup: Seen::now(disk.foreign.backup.clone()),
             off_host: Seen::now(disk.foreign.off_host.clone()),

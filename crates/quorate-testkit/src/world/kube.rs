@@ -124,17 +124,32 @@ impl World {
     }
 
     /// What the endpoint's name resolves to on that host.
-    pub fn resolved(&self, node: &NodeName) -> Option<IpAddr> {
+    pub fn resolved(&self, node: &NodeName) -> BTreeSet<IpAddr> {
         let host = &self.endpoint.host;
-        host.parse()
-            .ok()
-            .or_else(|| self.machine(node).disk.hosts_file.get(host).copied())
-            .or(self.resolves)
+        let listed = || self.machine(node).disk.hosts_file.get(host).copied();
+        match host.parse().ok().or_else(listed) {
+            Some(address) => [address].into(),
+            None => self.resolves.clone(),
+        }
+    }
+
+    /// The address that a client there comes to: the first that leads on, or the first at all.
+    pub fn tried_first(&self, node: &NodeName) -> Option<IpAddr> {
+        let addresses = self.resolved(node);
+        let leads = |address: &&IpAddr| self.through(node, **address).is_some();
+        let leads_on = addresses.iter().find(leads);
+        leads_on.or(addresses.first()).copied()
     }
 
     /// The master that a connection from that host through the endpoint ends at.
     pub fn through_endpoint(&self, node: &NodeName) -> Option<NodeName> {
-        let address = self.resolved(node)?;
+        let addresses = self.resolved(node);
+        addresses
+            .into_iter()
+            .find_map(|address| self.through(node, address))
+    }
+
+    fn through(&self, node: &NodeName, address: IpAddr) -> Option<NodeName> {
         match self.at(address) {
             Some((there, machine)) if self.connected(node, there) => {
                 if machine.disk.balancer.is_some() {

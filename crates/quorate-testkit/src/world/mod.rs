@@ -16,12 +16,17 @@ mod report;
 mod tick;
 pub mod volume;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use quorate_plan::{
     Intent, NodeName, Observation, Seen,
     observation::{EndpointName, InfraView, Power, Sightings},
-    spec::Spec,
+    spec::{BalancerSpec, Spec},
 };
 
 pub use act::ActError;
@@ -50,8 +55,8 @@ pub struct World {
     pub endpoint: EndpointName,
     /// The cluster's DNS that hosts ask.
     pub dns: Option<IpAddr>,
-    /// What the endpoint's name resolves to without Quorate's doing. `None`: it does not.
-    pub resolves: Option<IpAddr>,
+    /// What the endpoint's name resolves to without Quorate's doing. Empty: it does not.
+    pub resolves: BTreeSet<IpAddr>,
     /// The balancer that somebody else runs leads to the ready apiservers.
     pub users_balancer: bool,
     /// The cloud's balancer, where there is one.
@@ -72,7 +77,7 @@ impl World {
             clusters: BTreeMap::new(),
             endpoint: spec.endpoint.clone(),
             dns: quorate_plan::kubeadm::dns_address(&spec.network.services),
-            resolves: None,
+            resolves: BTreeSet::new(),
             users_balancer: true,
             nlb: None,
             now_ms: CLOCK_MS,
@@ -95,7 +100,15 @@ impl World {
         }
         self.know_nlb(spec);
         if !spec.hosts_file {
-            self.resolves = spec.endpoint_address().or(Some(USERS_BALANCER));
+            self.resolves = match spec.balancer {
+                // Whoever owns the name gives it a record when there is a master.
+                BalancerSpec::Dns => self.resolves.clone(),
+                BalancerSpec::Quorate { .. }
+                | BalancerSpec::External
+                | BalancerSpec::Nlb { .. } => {
+                    [spec.endpoint_address().unwrap_or(USERS_BALANCER)].into()
+                }
+            };
         }
     }
 

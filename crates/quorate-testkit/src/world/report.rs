@@ -121,7 +121,7 @@ impl World {
 
     fn endpoint_sight(&self, node: &NodeName) -> EndpointSight {
         EndpointSight {
-            resolves: self.resolved(node).into_iter().collect(),
+            resolves: self.resolved(node),
             answer: match self
                 .through_endpoint(node)
                 .and_then(|master| self.readyz(&master))

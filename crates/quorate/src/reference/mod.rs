@@ -46,6 +46,7 @@ runbooks! {
     PortInUse = "port-in-use";
     EndpointUnresolved = "endpoint-unresolved";
     EndpointSilent = "endpoint-silent";
+    EndpointRecords = "endpoint-records";
     DataLost = "data-lost";
     MachineHeld = "machine-held";
     BundleVersion = "bundle-version";

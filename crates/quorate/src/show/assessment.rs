@@ -73,6 +73,9 @@ pub fn verdict(intent: &Intent, assessment: &Assessment, paint: Paint) -> String
             out += &format!("  survives the loss of the balancer: {word}\n");
         }
         (None, BalancerSpec::External) => out += "  balancer: not quorate's\n",
+        (None, BalancerSpec::Dns) => {
+            out += "  balancer: none, the name has a record for every master\n"
+        }
         (None, BalancerSpec::Nlb { .. }) => out += "  balancer: AWS's, its targets are quorate's\n",
         (None, BalancerSpec::Quorate { .. }) => {}
     }

@@ -101,7 +101,8 @@ pub fn size(plan: &Plan) -> String {
     )
 }
 
-/// What a balancer of the user's own has to lead to once the masters of the plan serve. `None`: it is ours, or none comes.
+/// What a balancer of the user's own, or the name's records, have to lead to once the masters of the plan serve. `None`: it is ours, or none
+/// comes.
 pub fn to_register(plan: &Plan, spec: &Spec) -> Option<String> {
     let comes = |step: &Step| match &step.ensure {
         Ensure::Host(HostEnsure::ControlPlane { node, .. }) => Some(node.name.clone()),
@@ -113,6 +114,11 @@ pub fn to_register(plan: &Plan, spec: &Spec) -> Option<String> {
         .filter_map(|node| Some((node, spec.control_plane.get(node)?)))
         .map(|(node, machine)| format!("{node} ({})", Spec::apiserver(machine)))
         .collect();
+    let records: Vec<String> = coming
+        .iter()
+        .filter_map(|node| Some((node, spec.control_plane.get(node)?)))
+        .map(|(node, machine)| format!("{} ({node})", machine.address))
+        .collect();
     match spec.balancer {
         BalancerSpec::Quorate { .. } | BalancerSpec::Nlb { .. } => None,
         BalancerSpec::External => (!backends.is_empty()).then(|| {
@@ -120,6 +126,13 @@ pub fn to_register(plan: &Plan, spec: &Spec) -> Option<String> {
                 "The balancer at {} is yours: register {} there. The pod network and workers need it.",
                 spec.endpoint,
                 backends.join(", ")
+            )
+        }),
+        BalancerSpec::Dns => (!coming.is_empty()).then(|| {
+            format!(
+                "The records of {} are yours: add one for each new master when it serves, not before: {}. `quorate status` names those that are missing.",
+                spec.endpoint.host,
+                records.join(", ")
             )
         }),
     }

@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Convergence<'_> {
-    /// A new cluster is not begun while the cloud's balancer cannot be asked: it would come to a halt at its first master.
-    pub(super) fn targets_told(&self, draft: &mut Draft) {
+    /// A new cluster, or a conversion, is not begun while the cloud's balancer cannot be asked: it would come to a halt at its first master.
+    pub(in crate::planner) fn targets_told(&self, draft: &mut Draft) {
         let masters = self.spec.control_plane.keys();
         for node in masters.filter(|node| self.spec.instance(node).is_some()) {
             if let Err(missing) = self.seen.target(node) {
@@ -39,7 +39,7 @@ impl Convergence<'_> {
     /// A master that serves is not stopped while nobody can say which target of the cloud's balancer it is.
     pub(in crate::planner) fn target_told(&self, draft: &mut Draft, node: &NodeName) {
         match &self.spec.balancer {
-            BalancerSpec::Quorate { .. } | BalancerSpec::External => {}
+            BalancerSpec::Quorate { .. } | BalancerSpec::External | BalancerSpec::Dns => {}
             BalancerSpec::Nlb { instances, .. } => {
                 if !instances.contains_key(node) {
                     let told = "Terraform's output does not name that master: add it again, marked `leaving`";

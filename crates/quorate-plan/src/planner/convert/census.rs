@@ -10,7 +10,7 @@ use crate::{
     NodeName, Refusal,
     observation::{Caller, HostFacts, Stored},
     seen::Missing,
-    spec::Role,
+    spec::{BalancerSpec, Role},
     standing::addresses_of,
 };
 
@@ -22,6 +22,9 @@ const OWN: [&str; 4] = [
     "kube-scheduler",
 ];
 
+/// Who is led by stages of a conversion.
+const LED: [&str; 2] = ["kubelet", "kube-proxy"];
+
 /// Everybody who is connected to the old address and has another way, by the host that saw them, and the objects of the cluster that hold it;
 /// those that were accepted are left out.
 ///
@@ -30,7 +33,12 @@ const OWN: [&str; 4] = [
 pub(in crate::planner) fn refusals(foreign: &Foreign<'_>) -> Result<Vec<Refusal>, Missing> {
     let mut found = Vec::new();
     for (node, callers) in callers(foreign)? {
-        let refusal = Refusal::OldAddressInUse { node, callers };
+        let name = by_records(foreign).then(|| foreign.intent.spec.endpoint.host.clone());
+        let refusal = Refusal::OldAddressInUse {
+            node,
+            callers,
+            name,
+        };
         if !refusal.accepted(&foreign.intent.accepted) {
             found.push(refusal);
         }
@@ -86,6 +94,11 @@ fn callers(foreign: &Foreign<'_>) -> Result<BTreeMap<NodeName, BTreeSet<Caller>>
     Ok(found)
 }
 
+/// The endpoint's name leads to the master's own address.
+fn by_records(foreign: &Foreign<'_>) -> bool {
+    foreign.intent.spec.balancer == BalancerSpec::Dns
+}
+
 fn of_host(
     foreign: &Foreign<'_>,
     node: &NodeName,
@@ -106,9 +119,23 @@ fn of_host(
         let is_own = |process: &str| OWN.contains(&process) || process.starts_with("quorate-");
         *node == foreign.original.name && process.is_some_and(is_own)
     };
+    // Those were led, and began anew with the name: that was seen, stage by stage.
+    let by_records = by_records(foreign);
+    let led = |caller: &Caller| {
+        let process = caller.process.as_deref();
+        by_records && process.is_some_and(|process| LED.contains(&process))
+    };
+    // A balancer is known by its address, which the endpoint's name leads to; whoever comes through it came by the endpoint.
+    let balancer = |caller: &Caller| ways.iter().any(|way| way.ip() == caller.from);
+    let by_endpoint =
+        |caller: &Caller| !by_records && (ways.contains(&caller.to) || balancer(caller));
     let callers = facts.conversion()?.callers.get()?;
     let counted = callers.iter().filter(|caller| {
-        caller.to.ip() == old && !ways.contains(&caller.to) && !elsewhere(caller) && !own(caller)
+        caller.to.ip() == old
+            && !by_endpoint(caller)
+            && !elsewhere(caller)
+            && !own(caller)
+            && !led(caller)
     });
     Ok(counted.cloned().collect())
 }
