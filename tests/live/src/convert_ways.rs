@@ -63,6 +63,7 @@ fn its_owners_balancer(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<Stri
     let file = &cluster_file(stage, hosts, "external")?;
     leads_to(hosts, &[LB])?;
     trusted(stage, hosts, file)?;
+    pause(stage, file, "backup")?;
     let words = refused(stage, file)?;
     told(
         stage,
@@ -76,6 +77,7 @@ fn its_owners_balancer(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<Stri
         LB,
         &[(MASTER.to_owned(), server(hosts, MASTER)?)].into(),
     )?;
+    pause(stage, file, "kubeconfigs")?;
     let words = refused(stage, file)?;
     let here = HERE.to_string();
     told(
@@ -108,6 +110,7 @@ fn records_alone(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<String>) -
     same(stage, "and nobody was led anywhere", &kept(foreign)?, was);
     leads_to(hosts, &[MASTER])?;
     let begun = begun(foreign)?;
+    pause(stage, file, "kubeconfigs")?;
     let words = refused(stage, file)?;
     let here = HERE.to_string();
     told(
@@ -239,6 +242,12 @@ fn back(stage: &mut Stage, foreign: &Foreign, file: &str, was: &BTreeSet<String>
         &kept(foreign)?,
         was,
     );
+    Ok(())
+}
+
+/// As far as that. A refusal at the beginning of the next run need not be waited for: whoever did something waits for what may pass.
+fn pause(stage: &mut Stage, file: &str, after: &str) -> Result<()> {
+    stage.succeed(&["convert", "--pause-after", after, "--yes", "-f", file])?;
     Ok(())
 }
 

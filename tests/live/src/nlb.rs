@@ -343,12 +343,7 @@ const CONFIG: &str = "/etc/balancer/lb.json";
 pub fn balancer_of_its_owner(stage: &Stage, hosts: &Bare, host: &str, ca: &str) -> Result<()> {
     hosts.power_off(host)?;
     let disk = hosts.disk(host)?;
-    let folders = [
-        "usr/local/bin",
-        "etc/balancer",
-        "etc/systemd/system/multi-user.target.wants",
-    ];
-    for folder in folders {
+    for folder in ["usr/local/bin", "etc/balancer", "etc/systemd/system"] {
         fs::create_dir_all(disk.join(folder))?;
     }
     fs::copy(&stage.quorate, disk.join("usr/local/bin/quorate"))?;
