@@ -155,7 +155,7 @@ const CASES: &[Case] = &[
     Case {
         name: "convert-back",
         full: true,
-        budget_s: 600,
+        budget_s: 660,
         kubernetes: None,
         about: "under load: a conversion is taken back from every landmark, then done by runs that are each killed at their next step",
         run: convert_back::run,
