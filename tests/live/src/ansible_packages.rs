@@ -44,6 +44,9 @@ const CHANGED: &str =
 /// dpkg unpacks packages. By the brackets the pattern does not find itself.
 const UNPACKING: &str = "pgrep -f 'dpkg.*[-]-unpack'";
 
+/// Holds where nothing that a play handed over is at work.
+const IDLE: &str = "! pgrep -f 'quorate.* node [r]un' && ! pgrep -x apt-get && ! pgrep -x dpkg";
+
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
     let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
@@ -114,6 +117,12 @@ fn broken_off(stage: &mut Stage, hosts: &Bare) -> Result<()> {
     stage.check(
         "its packages are not all installed",
         hosts.holds(victim, unfinished),
+    );
+    // The others finish what the play had handed them, and until then another one is refused.
+    stage.wait(
+        "no host works on its step any more",
+        Duration::from_secs(180),
+        |_| NODES.iter().all(|host| hosts.holds(host, IDLE)),
     );
     Ok(())
 }
