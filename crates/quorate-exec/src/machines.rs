@@ -81,6 +81,7 @@ pub struct LocalMachines {
     cluster: ClusterSpec,
     wanted: BTreeMap<NodeName, (IpAddr, Role)>,
     endpoint_port: u16,
+    shared_address: Option<IpAddr>,
     kind: MachineKind,
     bundle: Option<Bind>,
     /// Made, or found, once in a run, however many hosts wait for it.
@@ -116,6 +117,7 @@ impl LocalMachines {
                 })
                 .collect(),
             endpoint_port: intent.spec.endpoint.port,
+            shared_address: intent.spec.shared_address(),
             kind: kind_of_this_machine().map_err(|error| bad(chain(&error)))?,
             bundle: bundle.map(|dir| Bind::read_only(dir, inside)),
             made: OnceCell::new(),
@@ -249,7 +251,11 @@ impl LocalMachines {
                 roles.insert(*address, *role);
             }
         }
-        Ok(openings(&roles, self.endpoint_port))
+        let shared = match self.shared_address {
+            Some(IpAddr::V4(address)) => Some(address),
+            Some(IpAddr::V6(_)) | None => None,
+        };
+        Ok(openings(&roles, self.endpoint_port, shared))
     }
 
     /// As if its plug were pulled: nothing of a cluster runs on it any more.
@@ -328,37 +334,49 @@ impl Infra for LocalMachines {
     }
 }
 
+/// The row that is about the address that masters share.
+const SHARED_ADDRESS: &str = "shared-address";
+
 /// The port matrix between hosts with these roles.
-fn openings(roles: &BTreeMap<Ipv4Addr, Role>, endpoint_port: u16) -> Vec<Opening> {
+fn openings(
+    roles: &BTreeMap<Ipv4Addr, Role>,
+    endpoint_port: u16,
+    shared: Option<Ipv4Addr>,
+) -> Vec<Opening> {
     const ROLES: [Role; 3] = [Role::ControlPlane, Role::Worker, Role::Balancer];
     let of = |role: Role| -> BTreeSet<Ipv4Addr> {
         let all = roles.iter().filter(|(_, other)| **other == role);
         all.map(|(address, _)| *address).collect()
     };
+    let mut features = vec![Feature::Vxlan];
+    features.extend(shared.map(|_| Feature::SharedAddress));
     let mut all = Vec::new();
     for (from, to) in ROLES
         .iter()
         .flat_map(|a| ROLES.iter().map(move |b| (*a, *b)))
     {
-        for row in ports::between(from, to, &[Feature::Vxlan]) {
+        for row in ports::between(from, to, &features) {
+            let is_shared = row.name == SHARED_ADDRESS;
+            // A balancer listens where the cluster file says.
+            let (first, last) = if row.to == Party::Balancer || is_shared {
+                (endpoint_port, endpoint_port)
+            } else {
+                (row.first, row.last)
+            };
             all.push(Opening {
                 from: of(from),
-                to: of(to),
+                to: if is_shared {
+                    shared.into_iter().collect()
+                } else {
+                    of(to)
+                },
                 transport: match row.protocol {
                     Protocol::Tcp => Transport::Tcp,
                     Protocol::Udp => Transport::Udp,
+                    Protocol::Vrrp => Transport::Vrrp,
                 },
-                // A balancer listens where the cluster file says.
-                first: if row.to == Party::Balancer {
-                    endpoint_port
-                } else {
-                    row.first
-                },
-                last: if row.to == Party::Balancer {
-                    endpoint_port
-                } else {
-                    row.last
-                },
+                first,
+                last,
             });
         }
     }
@@ -417,7 +435,7 @@ mod tests {
             (address(12), Role::ControlPlane),
             (address(21), Role::Worker),
         ]);
-        let all = openings(&roles, 443);
+        let all = openings(&roles, 443, Some(address(9)));
         let open = |from, to, port: u16| {
             all.iter().any(|opening| {
                 opening.transport == Transport::Tcp
@@ -434,6 +452,8 @@ mod tests {
             (11, 12, 2380),
             (11, 12, 2379),
             (11, 21, 10250),
+            (21, 9, 443),
+            (11, 12, 7443),
         ] {
             assert!(open(from, to, port), "{from} to {to} on {port}");
         }
@@ -450,6 +470,13 @@ mod tests {
         ] {
             assert!(!open(from, to, port), "{from} to {to} on {port}");
         }
+        let moves = |from, all: &[Opening]| {
+            all.iter().any(|opening| {
+                opening.transport == Transport::Vrrp && opening.from.contains(&address(from))
+            })
+        };
+        assert!(moves(11, &all) && !moves(21, &all) && !moves(10, &all));
+        assert!(!moves(11, &openings(&roles, 443, None)));
     }
 
     #[test]

@@ -40,7 +40,10 @@ impl Nlb {
                 target_group,
                 instances,
             } => (target_group, instances),
-            BalancerSpec::Quorate { .. } | BalancerSpec::External | BalancerSpec::Dns => {
+            BalancerSpec::Quorate { .. }
+            | BalancerSpec::Shared { .. }
+            | BalancerSpec::External
+            | BalancerSpec::Dns => {
                 return Ok(None);
             }
         };

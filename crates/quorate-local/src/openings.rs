@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::names::BridgeName;
 use crate::program;
 
-/// TCP or UDP.
+/// What is above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -21,6 +21,8 @@ pub enum Transport {
     Tcp,
     /// UDP: both directions have to be open where an answer is wanted.
     Udp,
+    /// IP's protocol 112, which has no ports.
+    Vrrp,
 }
 
 /// Hosts that may open connections to others. By address, so that they hold for hosts that are not made yet.
@@ -30,7 +32,7 @@ pub struct Opening {
     pub from: BTreeSet<Ipv4Addr>,
     /// To whom. Empty: to nobody.
     pub to: BTreeSet<Ipv4Addr>,
-    /// TCP or UDP.
+    /// What is above IP.
     pub transport: Transport,
     /// The first port.
     pub first: u16,
@@ -61,16 +63,17 @@ fn rules(bridge: &BridgeName, openings: &[Opening]) -> String {
         if opening.from.is_empty() || opening.to.is_empty() {
             continue;
         }
-        let transport = match opening.transport {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-        };
         let ports = match opening.first == opening.last {
             true => opening.first.to_string(),
             false => format!("{}-{}", opening.first, opening.last),
         };
+        let what = match opening.transport {
+            Transport::Tcp => format!("tcp dport {ports}"),
+            Transport::Udp => format!("udp dport {ports}"),
+            Transport::Vrrp => "ip protocol 112".to_owned(),
+        };
         text.push_str(&format!(
-            "    ip saddr {{ {} }} ip daddr {{ {} }} {transport} dport {ports} accept\n",
+            "    ip saddr {{ {} }} ip daddr {{ {} }} {what} accept\n",
             set(&opening.from),
             set(&opening.to)
         ));
@@ -109,6 +112,7 @@ mod tests {
             opening(&[11], Transport::Tcp, 2380, 2380),
             opening(&[], Transport::Tcp, 22, 22),
             opening(&[21], Transport::Udp, 30000, 32767),
+            opening(&[12], Transport::Vrrp, 0, 0),
         ];
         let expect = "table bridge quorate_qr0_open\ndelete table bridge quorate_qr0_open\ntable bridge quorate_qr0_open {\n  chain forward {\n    \
                       type filter hook forward priority filter; policy accept;\n    \
@@ -118,6 +122,7 @@ mod tests {
                       ip protocol tcp tcp flags & (syn | ack) != syn accept\n    \
                       ip saddr { 172.30.7.11, 172.30.7.12 } ip daddr { 172.30.7.11 } tcp dport 2380 accept\n    \
                       ip saddr { 172.30.7.11, 172.30.7.12 } ip daddr { 172.30.7.21 } udp dport 30000-32767 accept\n    \
+                      ip saddr { 172.30.7.11, 172.30.7.12 } ip daddr { 172.30.7.12 } ip protocol 112 accept\n    \
                       counter drop\n  }\n}\n";
         assert_eq!(rules(&BridgeName::numbered(0), &openings), expect);
     }

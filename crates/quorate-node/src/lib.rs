@@ -31,6 +31,7 @@ mod seal;
 mod serve;
 mod servers;
 mod session;
+mod shared_address;
 mod shown;
 mod ticket;
 mod token;

@@ -15,6 +15,7 @@ use crate::{
     ensure::TOOL_WITHIN,
     error::ActionError,
     facts::installed,
+    packets,
     paths::Paths,
     shown,
 };
@@ -68,9 +69,7 @@ struct Kernel {
 
 /// `None`: the kernel has no such table.
 async fn loaded(tools: &Tools) -> Result<Option<Kernel>, ActionError> {
-    let list = Command::new("nft", TOOL_WITHIN).args(["-j", "list", "tables"]);
-    let tables = tools.run(list).await?.text();
-    if !has_table(&tables) {
+    if !packets::has_table(tools, "ip", TABLE).await? {
         return Ok(None);
     }
     let list = Command::new("nft", TOOL_WITHIN).args(["-j", "list", "table", "ip", TABLE]);
@@ -87,13 +86,6 @@ async fn loaded(tools: &Tools) -> Result<Option<Kernel>, ActionError> {
 fn objects(json: &str) -> Option<Vec<Value>> {
     let value: Value = serde_json::from_str(json).ok()?;
     value["nftables"].as_array().cloned()
-}
-
-fn has_table(json: &str) -> bool {
-    let tables = objects(json).unwrap_or_default();
-    tables
-        .iter()
-        .any(|one| one["table"]["name"] == TABLE && one["table"]["family"] == "ip")
 }
 
 fn kernel(json: &str) -> Option<Kernel> {
@@ -249,6 +241,10 @@ mod tests {
         }
     }
 
+    fn is_loaded(json: &str) -> bool {
+        packets::lists_table(json, "ip", TABLE)
+    }
+
     /// By the kernel itself, in a network of its own.
     #[test]
     fn nft_takes_the_rules_and_tells_who_is_remembered_and_since_when() {
@@ -273,7 +269,7 @@ mod tests {
                 String::from_utf8_lossy(&out.stderr)
             );
             let mut lines = said.lines();
-            assert!(has_table(lines.next().unwrap()), "{said}");
+            assert!(is_loaded(lines.next().unwrap()), "{said}");
             let kernel = kernel(lines.next().unwrap()).unwrap();
             // Whoever came before the table was loaded anew is forgotten, and the time began with that.
             let expected: BTreeSet<IpAddr> = ["10.9.9.9", "10.9.9.10"]
@@ -281,7 +277,7 @@ mod tests {
                 .into();
             assert_eq!((kernel.callers, kernel.refuses), (expected, refuse));
             assert!(kernel.over < Duration::from_mins(1), "{said}");
-            assert!(!has_table(lines.next().unwrap()), "{said}");
+            assert!(!is_loaded(lines.next().unwrap()), "{said}");
         }
     }
 
@@ -318,6 +314,6 @@ mod tests {
         assert_eq!(kernel("{"), None);
         let other = r#"{"nftables":[{"table":{"name":"other","family":"ip"}}]}"#;
         assert_eq!(kernel(other), None);
-        assert!(!has_table(other));
+        assert!(!is_loaded(other));
     }
 }

@@ -1,6 +1,8 @@
 //! Packet rules of Kubernetes, taken out of the kernel: kube-proxy's, the pod network's and the kubelet's. They are known by their names;
 //! everybody else's stay. Start at [`clear`].
 
+use serde_json::Value;
+
 use crate::{
     command::{Command, CommandError, Tools},
     ensure::TOOL_WITHIN,
@@ -34,6 +36,29 @@ pub(crate) async fn clear(paths: &Paths, tools: &Tools) -> Result<(), ActionErro
         }
     }
     Ok(())
+}
+
+/// Whether the kernel has a table of that family and name.
+///
+/// # Errors
+/// When `nft` refuses.
+pub(crate) async fn has_table(
+    tools: &Tools,
+    family: &str,
+    name: &str,
+) -> Result<bool, CommandError> {
+    let list = Command::new("nft", TOOL_WITHIN).args(["-j", "list", "tables"]);
+    Ok(lists_table(&tools.run(list).await?.text(), family, name))
+}
+
+/// Whether `nft -j list tables` names it.
+pub(crate) fn lists_table(json: &str, family: &str, name: &str) -> bool {
+    let value: Value = serde_json::from_str(json).unwrap_or_default();
+    let tables = value["nftables"].as_array();
+    tables.is_some_and(|all| {
+        all.iter()
+            .any(|one| one["table"]["name"] == name && one["table"]["family"] == family)
+    })
 }
 
 async fn clear_chains(paths: &Paths, tools: &Tools, program: &str) -> Result<(), ActionError> {

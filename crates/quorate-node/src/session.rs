@@ -333,6 +333,7 @@ fn check_host(
         | HostEnsure::BackedUp { node, .. }
         | HostEnsure::BackupOffHost { node }
         | HostEnsure::OldAddress { node, .. }
+        | HostEnsure::SharedAddress { node, .. }
         | HostEnsure::ServingCertificate { node, .. }
         | HostEnsure::ServingCertificateKept { node }
         | HostEnsure::Configuration { node, .. }
@@ -345,6 +346,9 @@ fn check_host(
         | HostEnsure::Components { .. }
         | HostEnsure::Images { .. }
         | HostEnsure::Balancer { .. }
+        | HostEnsure::Keepalived {}
+        | HostEnsure::SharedAddressPeerGone { .. }
+        | HostEnsure::SharedAddressGone {}
         | HostEnsure::Authority { .. }
         | HostEnsure::FoundingAside { .. }
         | HostEnsure::Backend { .. }

@@ -193,6 +193,10 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::KubeconfigsKept { .. }
         | HostEnsure::DnsSpread {}
         | HostEnsure::OldAddress { .. }
+        | HostEnsure::Keepalived {}
+        | HostEnsure::SharedAddress { .. }
+        | HostEnsure::SharedAddressPeerGone { .. }
+        | HostEnsure::SharedAddressGone {}
         | HostEnsure::BackupAside {} => Needed::None,
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Only what was observed counts; what was not is listed as unseen, never rounded to good.
 
+mod sharing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -17,6 +19,8 @@ use crate::{
     spec::{BalancerSpec, Cni},
     standing::ADOPTED,
 };
+
+pub use sharing::SharedAddress;
 
 /// Days of validity below which a certificate is a problem; kubeadm's leaves live a year and are renewed with every upgrade.
 const CERTIFICATE_DAYS_MIN: i64 = 30;
@@ -35,6 +39,8 @@ pub struct Assessment {
     pub tolerance: Option<usize>,
     /// Whether the loss of any one balancer host is survived. `None`: somebody else balances.
     pub survives_balancer_loss: Option<bool>,
+    /// The address that the masters share, where they share one.
+    pub shared_address: Option<SharedAddress>,
     /// What is not as the file wants it.
     pub problems: Vec<Problem>,
     /// What could not be seen, and why.
@@ -98,6 +104,7 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         judge.etcd(&quorum);
         judge.apiservers();
         judge.balancers();
+        judge.shared_address();
         judge.targets();
         judge.endpoint();
         judge.records();
@@ -143,8 +150,10 @@ pub fn assess(intent: &Intent, seen: &Observation) -> Assessment {
         tolerance: quorum.as_ref().map(Quorum::tolerance),
         survives_balancer_loss: match &intent.spec.balancer {
             BalancerSpec::Quorate { hosts } => Some(hosts.len() > 1),
+            BalancerSpec::Shared { .. } => Some(sharing::several(intent, seen)),
             BalancerSpec::External | BalancerSpec::Dns | BalancerSpec::Nlb { .. } => None,
         },
+        shared_address: sharing::held(intent, seen),
         problems,
         unseen,
         nearest_expiry,

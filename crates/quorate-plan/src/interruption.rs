@@ -132,6 +132,10 @@ fn cost(ensure: &Ensure) -> (Cost, Undo) {
         | HostEnsure::Serving { .. }
         | HostEnsure::BackupOffHost { .. }
         | HostEnsure::OldAddress { .. }
+        | HostEnsure::Keepalived {}
+        | HostEnsure::SharedAddress { .. }
+        | HostEnsure::SharedAddressPeerGone { .. }
+        | HostEnsure::SharedAddressGone {}
         | HostEnsure::BackupAside {} => (Cost::None, Undo::Stays),
         HostEnsure::BackedUp { .. } => (Cost::None, Undo::Convert),
         HostEnsure::ServingCertificate { .. } | HostEnsure::ServingCertificateKept { .. } => {

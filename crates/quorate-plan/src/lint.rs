@@ -52,6 +52,8 @@ struct Reader<'a> {
     all_healthy: bool,
     /// Hosts whose apiservers serve.
     serving: BTreeSet<NodeName>,
+    /// Hosts that balance no more.
+    balance_no_more: BTreeSet<NodeName>,
     /// Hosts that were rehearsed.
     rehearsed: BTreeSet<NodeName>,
     open_learner: Option<NodeName>,
@@ -102,6 +104,7 @@ impl<'a> Reader<'a> {
             members,
             joined: BTreeSet::new(),
             serving: ready_now(seen),
+            balance_no_more: BTreeSet::new(),
             rehearsed: rehearsed.map(|(node, _)| node.clone()).collect(),
             open_learner: None,
             open_removal: None,
@@ -304,6 +307,9 @@ impl<'a> Reader<'a> {
                     self.leader = None;
                 }
             }
+            HostEnsure::SharedAddressGone {} => {
+                self.balance_no_more.insert(on.clone());
+            }
             HostEnsure::BackendGone { backend } => {
                 self.serving.remove(backend);
             }
@@ -378,7 +384,12 @@ impl<'a> Reader<'a> {
     }
 
     fn is_backend(&self, node: &NodeName) -> bool {
-        self.seen.hosts.values().any(|facts| {
+        let balance = self
+            .seen
+            .hosts
+            .iter()
+            .filter(|(host, _)| !self.balance_no_more.contains(*host));
+        balance.map(|(_, facts)| facts).any(|facts| {
             let facts = facts.get().ok();
             let balancer = facts.and_then(|facts| facts.balancer.get().ok()?.as_ref());
             balancer.is_some_and(|balancer| balancer.backends.contains_key(node))

@@ -5,15 +5,17 @@
 //!
 //! The facts are plain data; what is wanted of them is decided in [`crate::standing`].
 
+mod balancer;
 mod cluster;
 mod conversion;
 mod infra;
 mod old_address;
+mod sharing;
 mod volume;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -26,6 +28,7 @@ use crate::{
     spec::EtcdDevice,
 };
 
+pub use balancer::Balancer;
 pub use cluster::{ApiView, EtcdView, KubeadmConfig, Member, Node, Workload};
 pub use conversion::{
     ApiConversion, Backup, Caller, ConversionLook, HostConversion, KeptObjects, Receipt, Snapshot,
@@ -33,6 +36,7 @@ pub use conversion::{
 };
 pub use infra::{InfraView, MachineKind, Power, Target};
 pub use old_address::{OldAddress, OldAddressRule};
+pub use sharing::{Share, Sharing};
 pub use volume::{EtcdVolume, OwnVolume, VolumeContent, VolumeMark};
 
 /// One look at everything.
@@ -316,6 +320,9 @@ pub struct HostFacts {
     /// The rule for who comes by its address from before there was an endpoint. `None`: there is none, everybody may.
     #[serde(default = "not_asked")]
     pub old_address: Seen<Option<OldAddress>>,
+    /// This host's part in the address that masters share.
+    #[serde(default = "Sharing::none")]
+    pub sharing: Seen<Sharing>,
 }
 
 /// Of what was written down before there was such a question: nobody looked.
@@ -554,24 +561,6 @@ impl Founding {
     }
 }
 
-/// The balancer on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Balancer {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Its configured backends.
-    pub backends: BTreeMap<NodeName, SocketAddr>,
-    /// Backends that serve by its own account, those included that it only suspects for a moment. Empty when it did not answer.
-    pub up: BTreeSet<NodeName>,
-    /// Its unit runs.
-    pub active: bool,
-    /// The CA it verifies backends with, as [`Pki::cluster_ca`]. `None` before there is a cluster.
-    pub cluster_ca: Option<String>,
-    /// Hash of the binary its unit runs.
-    pub binary: String,
-}
-
 /// The endpoint as one host sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -634,6 +623,7 @@ impl HostFacts {
             listening: Seen::now(BTreeMap::new()),
             conversion: Seen::now(None),
             old_address: Seen::now(None),
+            sharing: Sharing::none(),
         }
     }
 }

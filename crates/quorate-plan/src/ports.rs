@@ -7,6 +7,9 @@ use std::fmt;
 
 use crate::spec::Role;
 
+/// Where the balancer on a master listens: kube-apiserver holds its own port on every address of the host.
+pub const BALANCER_ON_MASTER: u16 = 7443;
+
 /// Somebody who opens a connection, or to whom one is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Party {
@@ -68,14 +71,17 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// IP's protocol 112, which has no ports: they are 0 here.
+    Vrrp,
 }
 
 impl Protocol {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `vrrp`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Vrrp => "vrrp",
         }
     }
 }
@@ -95,6 +101,8 @@ pub enum Feature {
     Wireguard,
     /// Package mirrors without TLS.
     HttpPackages,
+    /// Masters that balance themselves behind an address that they share.
+    SharedAddress,
 }
 
 impl Feature {
@@ -107,6 +115,7 @@ impl Feature {
             Self::Bgp => "bgp",
             Self::Wireguard => "wireguard",
             Self::HttpPackages => "http_packages",
+            Self::SharedAddress => "shared_address",
         }
     }
 }
@@ -192,6 +201,9 @@ macro_rules! loopback {
 openings! {
     "endpoint": Node, ApiClients => Balancer, Tcp 6443..=6443, "the API, at the name that everybody uses";
     "endpoint-outside": Node => Anywhere, Tcp 6443..=6443, with Public, "an internet-facing balancer is reached at its public addresses, from inside too";
+    "shared-address": Node, ApiClients => Master, Tcp 6443..=6443, with SharedAddress, "the API, at the address that the masters share; the master that holds it redirects to 7443";
+    "shared-address-balancer": Node, ApiClients => Master, Tcp 7443..=7443, with SharedAddress, "where the balancer on a master listens, as a packet filter of that master sees it";
+    "vrrp": Master => Master, Vrrp 0..=0, with SharedAddress, "keepalived: whoever holds the shared address tells the other masters";
     "apiserver-balanced": Balancer => Master, Tcp 6443..=6443, by "kube-apiserver", "traffic and health checks of the balancer";
     "apiserver": Node => Master, Tcp 6443..=6443, by "kube-apiserver", "pods and hosts that use the service `kubernetes`, whose endpoints are the masters; masters look at each other's API servers";
     "etcd-client": Master => Master, Tcp 2379..=2379, by "etcd", "masters look at each other's etcd members";
@@ -221,8 +233,11 @@ loopback! {
 }
 
 impl Opening {
-    /// `6443`, or `30000–32767`.
+    /// `6443`, or `30000–32767`. Empty where there are none.
     pub fn ports(&self) -> String {
+        if self.protocol == Protocol::Vrrp {
+            return String::new();
+        }
         match self.first == self.last {
             true => self.first.to_string(),
             false => format!("{}–{}", self.first, self.last),
@@ -264,7 +279,11 @@ pub fn between(
 pub fn terraform() -> String {
     use serde_json::to_string as json;
     let text = |text: &str| json(text).expect("a text is JSON");
-    let rules = OPENINGS.iter().map(|row| {
+    // A cloud's network carries no address that moves.
+    let rows = OPENINGS
+        .iter()
+        .filter(|row| row.when != Some(Feature::SharedAddress));
+    let rules = rows.map(|row| {
         let from: Vec<String> = row.from.iter().map(|party| text(party.name())).collect();
         let when = row.when.map_or_else(String::new, |feature| {
             format!("\"when\": {}, ", text(feature.name()))

@@ -166,6 +166,8 @@ pub enum HostEnsure {
         /// Hash of the `quorate` binary it shall run.
         binary: String,
     },
+    /// keepalived is installed: the distribution's.
+    Keepalived {},
     /// The CA set is complete here: cluster, front proxy, etcd, service accounts. Made here, or another host's.
     Authority {
         /// The founding it is made for.
@@ -220,6 +222,18 @@ pub enum HostEnsure {
         backend: Peer,
         /// Its apiserver.
         address: SocketAddr,
+    },
+    /// This host has its part in the address that masters share: keepalived may hold it here while the balancer here serves, and what comes for
+    /// it is redirected to that balancer. Somebody holds it.
+    SharedAddress {
+        /// This host.
+        node: Peer,
+        /// The address.
+        address: IpAddr,
+        /// The endpoint's port.
+        port: u16,
+        /// Hosts that it has to know for its peers, itself aside. It may know more.
+        peers: BTreeSet<Peer>,
     },
     /// What kubeadm keeps in the cluster: its configuration, the rules of joining, `cluster-info` and kube-proxy.
     ClusterConfig {
@@ -288,6 +302,13 @@ pub enum HostEnsure {
         /// The control plane host.
         backend: NodeName,
     },
+    /// keepalived here does not know that host any more.
+    SharedAddressPeerGone {
+        /// Which.
+        peer: NodeName,
+    },
+    /// This host has no part in the shared address any more: another one holds it, and nothing redirects or balances here.
+    SharedAddressGone {},
     /// Apiserver, controller manager and scheduler of this host have ended, by their manifests being moved aside; its etcd still runs.
     ControlPlaneGone {
         /// This host's member, which leaves.
@@ -549,7 +570,9 @@ impl Ensure {
                 HostEnsure::Bundle { .. } => 1800,
                 // A large disk is looked through for bad inodes at most: the tables are written later, by the kernel.
                 HostEnsure::EtcdVolume { .. } => 300,
-                HostEnsure::Components { .. } | HostEnsure::Images { .. } => 600,
+                HostEnsure::Components { .. }
+                | HostEnsure::Keepalived {}
+                | HostEnsure::Images { .. } => 600,
                 HostEnsure::Balancer { .. }
                 | HostEnsure::Backend { .. }
                 | HostEnsure::Authority { .. }
@@ -580,6 +603,9 @@ impl Ensure {
                 | HostEnsure::ClusterInfo { .. }
                 | HostEnsure::ProxyConfig { .. }
                 | HostEnsure::OldAddress { .. }
+                | HostEnsure::SharedAddress { .. }
+                | HostEnsure::SharedAddressPeerGone { .. }
+                | HostEnsure::SharedAddressGone {}
                 | HostEnsure::BackupAside {} => 60,
                 HostEnsure::Proxy { .. }
                 | HostEnsure::Kubeconfigs { .. }

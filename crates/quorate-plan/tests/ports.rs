@@ -69,6 +69,8 @@ fn from_outside_only_what_the_operator_names() {
         open,
         [
             ("endpoint", Party::Balancer),
+            ("shared-address", Party::Master),
+            ("shared-address-balancer", Party::Master),
             ("ssh", Party::Node),
             ("node-ports-tcp", Party::Worker),
             ("node-ports-udp", Party::Worker),

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub workers: u8,
     /// Balancer hosts, `lb-1` and on. None: somebody else balances.
     pub balancers: u8,
+    /// Masters balance themselves behind an address that they share, in place of balancer hosts.
+    pub shared: bool,
     /// A Network Load Balancer at AWS that Terraform made, in place of balancer hosts.
     pub nlb: bool,
     /// Nothing but records of DNS, in place of a balancer.
@@ -53,6 +55,7 @@ impl Default for Cluster {
             masters: 3,
             workers: 0,
             balancers: 1,
+            shared: false,
             nlb: false,
             dns: false,
             bring_up: BringUp::Together,
@@ -63,6 +66,9 @@ impl Default for Cluster {
         }
     }
 }
+
+/// The address that masters share.
+const SHARED_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
 /// A name.
 ///
@@ -151,6 +157,10 @@ impl Cluster {
                 }
             } else if self.dns {
                 BalancerSpec::Dns
+            } else if self.shared {
+                BalancerSpec::Shared {
+                    address: SHARED_ADDRESS,
+                }
             } else if self.balancers == 0 {
                 BalancerSpec::External
             } else {

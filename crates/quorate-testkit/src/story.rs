@@ -5,7 +5,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `cni=none`, `volumes=etcd` (etcd's data has a disk of its own), `kubernetes=1.36.0`, `bundle=1.36.0` (which one there is), `endpoint=NAME`; machines that are new in it get known |
+//! | `cluster masters=3 workers=0 balancers=1 bring-up=together hosts=local swap=3:4` | writes the cluster file, here with `cp-4` in the place of `cp-3` (`swap=none`: nobody), `balancers=shared` (the masters balance, behind 10.0.0.9), `cni=none`, `volumes=etcd` (etcd's data has a disk of its own), `kubernetes=1.36.0`, `bundle=1.36.0` (which one there is), `endpoint=NAME`; machines that are new in it get known |
 //! | `plan [VERB]`, `status` | what they say |
 //! | `apply`, `replace NODE [--with HOST]`, `remove NODE`, `repair`, `convert [--undo] [--pause-after LANDMARK]`, each `[as NAME] [FAULT WORDS]` | runs the plan of that verb; `kill-before`, `kill-during`, `kill-after`, `drop-reply` or `sleep-before` happens to the first effect that has these words |
 //! | `accept RISK=NODE` | from now on |
@@ -242,7 +242,10 @@ impl Stage {
                 ("workers", _) => self.cluster.workers = number(),
                 ("balancers", "dns") => (self.cluster.balancers, self.cluster.dns) = (0, true),
                 ("balancers", "nlb") => (self.cluster.balancers, self.cluster.nlb) = (0, true),
-                ("balancers", _) => self.cluster.balancers = number(),
+                ("balancers", "shared") => self.cluster.shared = true,
+                ("balancers", _) => {
+                    (self.cluster.balancers, self.cluster.shared) = (number(), false);
+                }
                 ("bring-up", "together") => self.cluster.bring_up = BringUp::Together,
                 ("bring-up", "one-by-one") => self.cluster.bring_up = BringUp::OneByOne,
                 ("hosts", "local") => self.cluster.local = true,
@@ -323,7 +326,13 @@ impl Stage {
         let intent = self.intent();
         let operator = self.operator("ada");
         let (seams, _handle) = self.shared().operator(operator, Script::none());
-        render::assessment(&assess(&intent, &observe(&seams, &intent).await))
+        let assessment = assess(&intent, &observe(&seams, &intent).await);
+        let mut told = render::assessment(&assessment);
+        if let Some(shared) = &assessment.shared_address {
+            let holders: Vec<&str> = shared.holders.iter().map(NodeName::as_str).collect();
+            let _ = writeln!(told, "{}: held by {}", shared.address, holders.join(", "));
+        }
+        told
     }
 
     async fn run(&mut self, words: &[&str]) -> String {

@@ -244,6 +244,27 @@ fn situations() -> Vec<(&'static str, World, Intent)> {
         nlb: true,
         ..one_by_one
     };
+    let shared = Cluster {
+        shared: true,
+        ..together
+    };
+    let shared_single = Cluster {
+        masters: 1,
+        ..shared
+    };
+    let shared_five = Cluster {
+        masters: 5,
+        ..shared
+    };
+    let shared_swapped = Cluster {
+        swaps: [(3, 4), (0, 0)],
+        ..shared
+    };
+    let shared_one_by_one = Cluster {
+        shared: true,
+        workers: 1,
+        ..one_by_one
+    };
     let five = Cluster {
         masters: 5,
         ..together
@@ -289,6 +310,13 @@ fn situations() -> Vec<(&'static str, World, Intent)> {
                 },
             ),
         ),
+        ("shared", fresh(shared)),
+        ("shared-one-by-one", fresh(shared_one_by_one)),
+        ("shared-one-to-three", after(shared_single, shared)),
+        ("shared-five-to-three", after(shared_five, shared)),
+        ("shared-three-to-one", after(shared, shared_single)),
+        ("shared-swap", after(shared, shared_swapped)),
+        ("shared-swap-a-dead-one", dead_for(shared, shared_swapped)),
         ("three-to-five", after(together, five)),
         ("five-to-three", after(five, together)),
         ("swap-one", after(together, swapped)),
@@ -376,7 +404,7 @@ fn stood_by_itself(step: &Step, seen: &Observation) -> bool {
     may && stands(step, seen)
 }
 
-/// What a host that is made anew gets back, or what nobody can look at any more on a machine that was stopped.
+/// What a host that is made anew gets back, what one that leaves gives up again, or what nobody can look at any more on a machine that was stopped.
 fn takes_away(step: &Step) -> bool {
     matches!(
         step.ensure,
@@ -385,6 +413,8 @@ fn takes_away(step: &Step) -> bool {
                 | HostEnsure::LeaderMoved { .. }
                 | HostEnsure::FoundingAside { .. }
                 | HostEnsure::BackendGone { .. }
+                | HostEnsure::SharedAddress { .. }
+                | HostEnsure::SharedAddressGone {}
                 | HostEnsure::NodeGone { .. }
                 | HostEnsure::EndpointGone { .. }
                 | HostEnsure::ControlPlaneGone { .. }

@@ -70,6 +70,7 @@ fn situation(rng: &mut Rng) -> Situation {
     // Some of the hosts that are given stand behind a cloud's balancer.
     let cluster = Cluster {
         nlb: !cluster.local && cluster.workers == 0,
+        shared: rng.once_in(3),
         ..cluster
     };
     let with = |masters: u8| Cluster { masters, ..cluster };

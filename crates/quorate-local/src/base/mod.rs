@@ -33,6 +33,7 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "iptables",
     "iputils-ping",
+    "keepalived",
     "kmod",
     "nftables",
     "openssh-server",

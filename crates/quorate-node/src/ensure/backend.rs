@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use quorate_plan::kubeadm::Peer;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::{TOOL_WITHIN, Work};
 use crate::{
@@ -23,8 +24,18 @@ pub(super) async fn ensure(
     backend: &Peer,
     address: SocketAddr,
 ) -> Result<(), ActionError> {
-    if !work.paths.at(BALANCER_CA).exists() || !work.sealed.is_empty() {
-        place_ca(work.paths, &work.open::<ClusterCa>()?)?;
+    let own = durable::read(&work.paths.pki("ca.crt"))?;
+    match own {
+        // A master that balances itself, and nobody hands it anything over.
+        Some(pem) if work.sealed.is_empty() => {
+            let pem = Zeroizing::new(pem);
+            place_ca(work.paths, &ClusterCa { pem })?;
+        }
+        Some(_) | None => {
+            if !work.paths.at(BALANCER_CA).exists() || !work.sealed.is_empty() {
+                place_ca(work.paths, &work.open::<ClusterCa>()?)?;
+            }
+        }
     }
     configure(work.paths, backend, address)?;
     // Also when the file was right: whoever wrote it may have been killed before this. Connections stay.
@@ -97,8 +108,6 @@ fn configure(paths: &Paths, backend: &Peer, address: SocketAddr) -> Result<bool,
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
     use crate::testing;
 

@@ -28,6 +28,7 @@ mod first_start;
 mod founding_aside;
 mod guarded;
 mod images;
+mod keepalived;
 mod kubeconfigs;
 mod kubelet;
 mod leader_moved;
@@ -65,7 +66,10 @@ use quorate_plan::{
 use serde_json::json;
 use tokio::{sync::mpsc::UnboundedSender, time::sleep};
 
-use crate::{clients, command::Tools, error::ActionError, paths::Paths, seal::Identity, shown};
+use crate::{
+    clients, command::Tools, error::ActionError, paths::Paths, seal::Identity, shared_address,
+    shown,
+};
 
 pub(crate) use backend::BALANCER_CA;
 
@@ -145,7 +149,7 @@ impl Work<'_> {
     }
 
     /// Looks until `look` finds what is waited for. `look` says what it saw instead.
-    async fn wait<T, F: Future<Output = Result<T, String>>>(
+    pub(crate) async fn wait<T, F: Future<Output = Result<T, String>>>(
         &self,
         what: &str,
         look: impl Fn() -> F,
@@ -273,6 +277,15 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         } => components::ensure(work, bundle, runtime, packages.as_ref()).await,
         HostEnsure::Images { bundle, images } => images::ensure(work, bundle, images).await,
         HostEnsure::Balancer { listen, binary } => balancer::ensure(work, *listen, binary).await,
+        HostEnsure::Keepalived {} => keepalived::ensure(work).await,
+        HostEnsure::SharedAddress {
+            node,
+            address,
+            port,
+            peers,
+        } => shared_address::set(work, node, *address, *port, peers).await,
+        HostEnsure::SharedAddressPeerGone { peer } => shared_address::forget(work, peer).await,
+        HostEnsure::SharedAddressGone {} => shared_address::leave(work).await,
         HostEnsure::Authority { founding, of } => {
             authority::ensure(work, founding.as_ref(), of.as_ref()).await
         }

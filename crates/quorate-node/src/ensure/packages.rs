@@ -81,16 +81,27 @@ pub(super) async fn install(work: &Work<'_>, packages: &Packages) -> Result<(), 
         wanted.push("containerd".to_owned());
     }
     if !wanted.is_empty() {
-        work.progress.say(format!("installs {}", wanted.join(" ")));
-        let keep = KEEP.map(|option| format!("Dpkg::Options::={option}"));
-        let install = apt("apt-get", INSTALL_WITHIN)
-            .args(keep.iter().flat_map(|option| ["-o", option.as_str()]))
-            .args(["--yes", "--quiet", "install"])
-            .args(wanted);
-        unattended(work, install).await?;
+        install_now(work, wanted).await?;
     }
     hold(work, packages).await?;
     as_they_say(work, packages).await
+}
+
+/// A package of the distribution's, whatever its version: it is installed.
+pub(super) async fn of_the_distribution(work: &Work<'_>, name: &str) -> Result<(), ActionError> {
+    finish_what_was_begun(work).await?;
+    known_to_apt(work, name).await?;
+    install_now(work, vec![name.to_owned()]).await
+}
+
+async fn install_now(work: &Work<'_>, wanted: Vec<String>) -> Result<(), ActionError> {
+    work.progress.say(format!("installs {}", wanted.join(" ")));
+    let keep = KEEP.map(|option| format!("Dpkg::Options::={option}"));
+    let install = apt("apt-get", INSTALL_WITHIN)
+        .args(keep.iter().flat_map(|option| ["-o", option.as_str()]))
+        .args(["--yes", "--quiet", "install"])
+        .args(wanted);
+    unattended(work, install).await
 }
 
 /// Whether packages can be installed here, and are what runs then.

@@ -17,7 +17,7 @@ use crate::{
     facts::{self, CONTAINERD, flag_of},
     hosts_file, old_address, packets,
     paths::Paths,
-    shown, utc,
+    shared_address, shown, utc,
 };
 
 /// What a reset that was broken off has to know when it is asked again: the manifest that says where etcd's data lies is gone by then.
@@ -46,6 +46,9 @@ pub(super) async fn ensure(work: &Work<'_>, node: &Peer) -> Result<(), ActionErr
     links_end(work).await?;
     packets::clear(work.paths, work.tools).await?;
     old_address::lift(work.paths, work.tools).await?;
+    if shared_address::has_part(work.paths) {
+        shared_address::leave(work).await?;
+    }
     take(work, &aside, "/etc/cni/net.d")?;
     for folder in STATE {
         durable::remove_folder(&work.paths.at(folder))?;

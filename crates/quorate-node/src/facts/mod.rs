@@ -40,7 +40,7 @@ use crate::{
     fence::Fences,
     hosts_file, old_address,
     paths::Paths,
-    shown,
+    shared_address, shown,
 };
 
 pub(crate) use api::{UPLOADED_CERTS, endpoints, nodes, own_tokens};
@@ -54,6 +54,7 @@ pub(crate) use endpoint::{first_that_answers, resolve};
 #[cfg(test)]
 pub(crate) use etcd::{counted as etcd_counted, view as etcd_view};
 pub(crate) use heard::Heard;
+pub(crate) use machine::addresses;
 pub(crate) use manifests::{flag_of, parse as parse_manifest};
 #[cfg(test)]
 pub(crate) use metrics::tests::etcd as etcd_with_metrics;
@@ -89,6 +90,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
         balancer,
         conversion,
         old_address,
+        sharing,
     ) = tokio::join!(
         files(paths, binary),
         etcd_volume::look(paths, &tools, look.etcd_device.as_ref()),
@@ -102,7 +104,9 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
         balancer::look(paths),
         Box::pin(conversion::look(paths, &tools, look, &manifests)),
         old_address::look(paths, &tools),
+        shared_address::look(paths, &tools),
     );
+    let sharing = shared_address::with_unit(sharing, &units);
     let balancer = balancer::with_unit(balancer, &units);
     let etcd_data = etcd_data(paths, &manifests);
     let Files {
@@ -144,6 +148,7 @@ pub(crate) async fn report(paths: &Paths, look: &Look, binary: &str, heard: &Hea
             listening,
             conversion,
             old_address,
+            sharing,
         },
         etcd,
         api,

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Units that matter.
-const UNITS: [&str; 3] = ["containerd", "kubelet", "quorate-lb"];
+const UNITS: [&str; 4] = ["containerd", "kubelet", "quorate-lb", "quorate-keepalived"];
 
 /// Where containerd answers.
 pub(crate) const CONTAINERD: &str = "/run/containerd/containerd.sock";

@@ -214,8 +214,8 @@ The version is written whole, as in 1.35.4, without `v`: `1.35` would mean anoth
 the same cluster.";
     BalancerOnMaster = "Q0406", "balancer on a master", "\
 A balancer host is also a master or worker. kube-apiserver holds port 6443 on every address of its host, so a balancer there cannot have it,
-and a host that takes both down with it is a poor balancer. Give the balancer a host of its own, or use a balancer you have with
-`balancer: { kind: external }`.";
+and a host that takes both down with it is a poor balancer. Give the balancer a host of its own; let all masters balance behind an address
+that they share, with `balancer: { on: masters }`; or use a balancer you have with `balancer: { kind: external }`.";
     PortTaken = "Q0407", "endpoint port that the balancer host needs itself", "\
 The balancer listens on `endpoint.port`, and that port is already used on the balancer's host: 22 (or the port given for SSH) is how quorate
 reaches it. Use 6443, or 443.";
@@ -235,6 +235,14 @@ version, and a kubelet of another one is a change that nobody planned. The packa
 With `balancer: { kind: dns }` nothing stands between clients and masters: the endpoint is a DNS name with an address record for every master, and
 clients come to the port on which kube-apiserver listens, 6443. An address has no records, and another port would need somebody who listens there and
 passes connections on. Give a name and leave the port out, or name a balancer.";
+    SharedAddress = "Q0412", "shared address that one host has", "\
+With `balancer: { on: masters }` the masters share `balancer.address`: keepalived holds it on one of them, and on another one when that is gone. An
+address that a host has for itself cannot be shared: both would answer for it. Take a free one in the network of the masters, and keep it out of what a
+DHCP server gives out.";
+    NothingToShare = "Q0413", "shared address where none moves", "\
+With `balancer: { on: masters }` an address moves from one master to another, and the network learns of it from the new holder. The network of a cloud
+does not: it knows by itself which machine has which address. Hosts that Terraform made have a Network Load Balancer instead, which is the default there,
+or somebody else's balancer with `balancer: { kind: external }`.";
 
     // 05: warnings.
     LoadBalancerName = "Q0501", "endpoint that is a cloud load balancer's own name", "\

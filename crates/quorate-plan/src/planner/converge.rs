@@ -3,10 +3,11 @@
 mod endpoint;
 mod founding;
 mod hosts;
+mod sharing;
 pub(super) mod situation;
 mod target;
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
 use super::{Draft, preflight};
 use crate::{
@@ -227,6 +228,7 @@ impl<'a> Convergence<'a> {
             self.serving(draft, &established);
         }
         self.backends(draft, &first, &established);
+        self.share(draft, &established);
         self.cluster(draft, &first, &established);
         let joiners: Vec<NodeName> = self
             .spec
@@ -295,27 +297,54 @@ impl<'a> Convergence<'a> {
 
     pub(super) fn backends(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
         let mut steps = Vec::new();
-        for (balancer, _) in self.spec.balancers() {
-            for node in nodes {
-                let backend = self.peer(node);
-                let address = SocketAddr::new(backend.address, 6443);
-                steps.push(Step {
-                    handover: Some(Handover::ClusterCa {
-                        from: first.clone(),
-                    }),
-                    ..self.host(
-                        balancer,
-                        HostEnsure::Backend { backend, address },
-                        Reason::Ready,
-                    )
-                });
-            }
+        for balancer in self.balancers() {
+            let backends = nodes
+                .iter()
+                .map(|node| self.backend(balancer, first, node))
+                .filter(|step| !draft.plans(step));
+            steps.extend(backends);
         }
         for node in nodes {
             let target = |node, instance| InfraEnsure::Target { node, instance };
             steps.extend(self.target(node, target, Reason::Ready));
         }
         draft.stage(self.seen, "Send traffic to ready apiservers", None, steps);
+    }
+
+    fn backend(&self, balancer: &NodeName, first: &NodeName, node: &NodeName) -> Step {
+        let backend = self.peer(node);
+        let address = Spec::apiserver(&self.spec.control_plane[node]);
+        // A master that balances has the cluster's CA itself.
+        let handover = (balancer != first).then(|| Handover::ClusterCa {
+            from: first.clone(),
+        });
+        Step {
+            handover,
+            ..self.host(
+                balancer,
+                HostEnsure::Backend { backend, address },
+                Reason::Ready,
+            )
+        }
+    }
+
+    /// The balancer of a master that joined leads to all who serve.
+    fn own_backends(&self, draft: &mut Draft, first: &NodeName, node: &NodeName) {
+        // Where all hosts are gone through, every balancer has every backend by now.
+        if self.spec.shared_address().is_none() || self.leaves != Reason::Replaced {
+            return;
+        }
+        let serves = |other: &&NodeName| {
+            let view = self.seen.api_at(other);
+            *other != node && matches!(view, Ok(Some(view)) if view.readyz.ready)
+        };
+        let others = self.voters.iter().filter(serves);
+        let steps = others
+            .map(|other| self.backend(node, first, other))
+            .filter(|step| !draft.plans(step));
+        let steps = steps.collect();
+        let title = format!("Let {node} balance");
+        draft.stage(self.seen, &title, None, steps);
     }
 
     fn cluster(&self, draft: &mut Draft, first: &NodeName, nodes: &BTreeSet<NodeName>) {
@@ -377,12 +406,14 @@ impl<'a> Convergence<'a> {
         draft.stage(self.seen, title, None, steps);
     }
 
-    /// One more master. Its stages follow each other: nothing else changes membership in between.
+    /// One more master. Its stages follow each other: nothing else changes membership in between. `leavers` share the endpoint's address, and go
+    /// after it came.
     pub(super) fn join(
         &self,
         draft: &mut Draft,
         first: &NodeName,
         node: &NodeName,
+        leavers: &BTreeSet<Peer>,
     ) -> Result<(), Refusal> {
         let joiner = self.peer(node);
         let mut steps = Vec::new();
@@ -413,6 +444,8 @@ impl<'a> Convergence<'a> {
         let title = format!("Join {node}: serve");
         draft.stage(self.seen, &title, None, steps);
         self.backends(draft, first, &[node.clone()].into());
+        self.own_backends(draft, first, node);
+        self.share_as_well(draft, node, leavers);
         Ok(())
     }
 

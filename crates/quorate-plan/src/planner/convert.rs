@@ -274,6 +274,7 @@ impl<'a> Conversion<'a> {
         }
         self.convergence.serving(draft, &masters);
         self.convergence.backends(draft, first, &masters);
+        self.convergence.share(draft, &masters);
         self.endpoint_leads(draft)?;
         let settings = || self.convergence.settings.clone();
         let on_first = |ensure| vec![self.foreign.step(first, ensure, Reason::Converts)];

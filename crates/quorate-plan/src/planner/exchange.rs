@@ -6,7 +6,7 @@
 //!
 //! The order follows from what is left to do alone, so after any part of it the rest is planned the same.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{
     Draft,
@@ -99,7 +99,8 @@ impl Convergence<'_> {
             .partition(|node| self.voters.contains(node));
         // What is left of a join that came as far as the vote is finished before anything else.
         for node in &voting {
-            self.join(draft, first, node)?;
+            let leavers = self.sharers(leavers.iter());
+            self.join(draft, first, node, &leavers)?;
         }
         self.rehearse(draft, &joiners)?;
         self.issue(draft, first, &joiners);
@@ -108,7 +109,7 @@ impl Convergence<'_> {
                 if self.founding.is_none() {
                     self.foresee(draft, &Change::AddVoter { node: node.clone() })?;
                 }
-                self.join(draft, first, &node)?;
+                self.join(draft, first, &node, &BTreeSet::new())?;
             }
             return Ok(());
         }
@@ -130,6 +131,9 @@ impl Convergence<'_> {
         self.in_turn(&mut queue.politely, &quorum);
         loop {
             if queue.may_clear() {
+                // As they are found when all of them are gone, whoever went first.
+                let left = queue.left.make_contiguous();
+                left.sort_by_key(|leaver| (leaver.node.is_none(), leaver.node.clone()));
                 while let Some(leaver) = queue.left.pop_front() {
                     self.clear_away(draft, first, &leaver);
                 }
@@ -138,7 +142,8 @@ impl Convergence<'_> {
                 None => return Ok(()),
                 Some(Turn::Join(node)) => {
                     self.foresee(draft, &Change::AddVoter { node: node.clone() })?;
-                    self.join(draft, first, &node)?;
+                    let leavers = self.sharers(queue.politely.iter());
+                    self.join(draft, first, &node, &leavers)?;
                     queue.voters += 1;
                 }
                 Some(Turn::Remove(leaver)) => {
@@ -150,7 +155,8 @@ impl Convergence<'_> {
                         };
                         self.foresee(draft, &change)?;
                     }
-                    self.remove(draft, first, &leaver, queue.voters, next.as_ref());
+                    let (voters, others) = (queue.voters, &queue.politely);
+                    self.remove(draft, first, &leaver, voters, next.as_ref(), others);
                     queue.voters -= usize::from(leaver.votes());
                     queue.left.push_back(leaver);
                 }
@@ -262,7 +268,7 @@ impl Convergence<'_> {
             let manifests = facts.manifests.get();
             manifests.is_ok_and(|manifests| !manifests.contains_key("kube-apiserver"))
         });
-        let drained = self.spec.balancers().any(|(balancer, _)| {
+        let drained = self.balancers().any(|balancer| {
             let backends = self.seen.host(balancer).and_then(|facts| {
                 let own = facts.balancer.get()?.as_ref();
                 Ok(own.is_some_and(|own| {

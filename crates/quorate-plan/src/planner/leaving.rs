@@ -340,7 +340,7 @@ impl Convergence<'_> {
                 left.insert(node.clone(), free.collect());
             }
         }
-        for (balancer, _) in self.spec.balancers() {
+        for balancer in self.balancers() {
             let backends = self.seen.host(balancer).and_then(|facts| {
                 Ok(facts
                     .balancer
@@ -376,14 +376,16 @@ impl Convergence<'_> {
         found
     }
 
-    /// Takes a member out of etcd, after those who use it were sent elsewhere.
-    pub(super) fn remove(
+    /// Takes a member out of etcd, after those who use it were sent elsewhere. Those who are next to go give a shared address up with it: their
+    /// balancers would go on leading to it.
+    pub(super) fn remove<'l>(
         &self,
         draft: &mut Draft,
         first: &NodeName,
         leaver: &Leaver,
         voters: usize,
         next: Option<&NodeName>,
+        next_to_go: impl IntoIterator<Item = &'l Leaver>,
     ) {
         let Some(member) = &leaver.member else { return };
         let change = Some(Change::RemoveMember {
@@ -415,7 +417,11 @@ impl Convergence<'_> {
             };
             steps.push(self.host(node, moved, because()));
         }
-        steps.extend(self.backend_gone(leaver, because()));
+        let unshared = self.give_up(draft, leaver, next_to_go, &because());
+        let title = titled("give up the shared address");
+        draft.stage(self.seen, &title, change.clone(), unshared);
+        let gone = self.backend_gone(leaver, because());
+        steps.extend(gone.into_iter().filter(|step| !draft.plans(step)));
         draft.stage(
             self.seen,
             &titled("send its users elsewhere"),
@@ -440,14 +446,15 @@ impl Convergence<'_> {
         draft.stage(self.seen, &titled("take it out of etcd"), change, steps);
     }
 
-    fn backend_gone(&self, leaver: &Leaver, because: Reason) -> Vec<Step> {
+    pub(super) fn backend_gone(&self, leaver: &Leaver, because: Reason) -> Vec<Step> {
         let Some(backend) = &leaver.node else {
             return Vec::new();
         };
-        let balancers = self.spec.balancers();
+        // Its own, if it has one, goes with it.
+        let balancers = self.balancers().filter(|balancer| *balancer != backend);
         let target = |node, instance| InfraEnsure::TargetGone { node, instance };
         balancers
-            .map(|(balancer, _)| {
+            .map(|balancer| {
                 let gone = HostEnsure::BackendGone {
                     backend: backend.clone(),
                 };
@@ -503,6 +510,7 @@ impl Convergence<'_> {
         if leaver.member.is_none() {
             steps.extend(self.backend_gone(leaver, Reason::LeftBehind));
         }
+        steps.extend(self.peer_gone(leaver));
         if !leaver.addresses.is_empty() {
             let gone = HostEnsure::EndpointGone {
                 addresses: leaver.addresses.clone(),

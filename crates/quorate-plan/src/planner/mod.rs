@@ -100,12 +100,34 @@ impl Draft {
             (Ensure::Host(HostEnsure::Learner { joiner } | HostEnsure::Voter { joiner }), _) => {
                 &joiner.name
             }
-            (Ensure::Host(HostEnsure::Backend { backend, .. }), _) => &backend.name,
+            (Ensure::Host(HostEnsure::Backend { backend, .. }), Place::Host(on)) => {
+                return self.unmade.contains(&backend.name) || self.unmade.contains(on);
+            }
             (Ensure::Infra(InfraEnsure::Target { node, .. }), _) => node,
+            (Ensure::Host(HostEnsure::SharedAddressPeerGone { peer }), on) => {
+                return self.tells_of(on, peer);
+            }
             (Ensure::Host(_), Place::Host(node)) => node,
             (Ensure::Host(_), Place::Operator) | (Ensure::Infra(_), _) => return false,
         };
         self.unmade.contains(about)
+    }
+
+    /// A stage before makes that host listen to `peer`.
+    fn tells_of(&self, on: &Place, peer: &NodeName) -> bool {
+        let mut steps = self.planning_stages.iter().flat_map(|stage| &stage.steps);
+        steps.any(|step| match &step.ensure {
+            Ensure::Host(HostEnsure::SharedAddress { peers, .. }) => {
+                step.on == *on && peers.iter().any(|known| known.name == *peer)
+            }
+            Ensure::Host(_) | Ensure::Infra(_) => false,
+        })
+    }
+
+    /// A stage before makes it stand.
+    fn plans(&self, step: &Step) -> bool {
+        let mut steps = self.planning_stages.iter().flat_map(|stage| &stage.steps);
+        steps.any(|planned| planned.ensure == step.ensure && planned.on == step.on)
     }
 
     fn wait(&mut self, on: &NodeName, what: String) {

@@ -147,7 +147,7 @@ fn came(now: &OldAddress, original: &Peer, intent: &Intent, draft: &mut Draft) {
 /// Where Quorate's balancers are not the way, those who come by the endpoint look like those who come by the old address.
 fn told_apart(intent: &Intent) -> Result<(), Refusal> {
     match &intent.spec.balancer {
-        BalancerSpec::Quorate { .. } => Ok(()),
+        BalancerSpec::Quorate { .. } | BalancerSpec::Shared { .. } => Ok(()),
         BalancerSpec::Dns => Err(not_now(
             "no balancer, only records of DNS",
             "the endpoint's name leads to the old address itself".into(),

@@ -178,6 +178,17 @@ fn ports_in_use(
     found: &mut Vec<Refusal>,
 ) -> Result<(), Missing> {
     let listening = facts.listening.get()?;
+    if role == Role::ControlPlane
+        && intent.spec.shared_address().is_some()
+        && facts.balancer.get()?.is_none()
+        && let Some(process) = listening.get(&ports::BALANCER_ON_MASTER)
+    {
+        found.push(Refusal::PortInUse {
+            node: node.clone(),
+            port: ports::BALANCER_ON_MASTER,
+            process: process.clone(),
+        });
+    }
     // Where our own components run, they are the ones that listen.
     let ours = match role {
         Role::Balancer => facts.balancer.get()?.is_some(),

@@ -56,7 +56,7 @@ fn draft_repair(intent: &Intent, seen: &Observation, draft: &mut Draft) -> Resul
     leaving.extend(left);
     let mut voters = quorum.voter_count();
     for leaver in &leaving {
-        convergence.remove(draft, &first, leaver, voters, None);
+        convergence.remove(draft, &first, leaver, voters, None, []);
         voters -= usize::from(leaver.votes());
     }
     for leaver in &leaving {

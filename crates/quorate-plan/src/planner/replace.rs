@@ -139,7 +139,7 @@ fn draft_in_place(
             };
             let voters = quorum.voter_count();
             let next = Some(node).filter(|_| leaver.votes() && voters == 3);
-            convergence.remove(draft, &first, &leaver, voters, next);
+            convergence.remove(draft, &first, &leaver, voters, next, []);
             convergence.clear_places(draft, &first, &leaver);
             draft.unmade.insert(node.clone());
             // By its turn to join it votes no more.
@@ -186,7 +186,7 @@ fn draft_in_place(
         convergence.rehearse(draft, joiner)?;
         convergence.issue(draft, &first, joiner);
     }
-    convergence.join(draft, &first, node)
+    convergence.join(draft, &first, node, &BTreeSet::new())
 }
 
 /// Somebody holds the machine of the host that is to come: that is refused.

@@ -1,7 +1,8 @@
 //! A conversion is taken back: everything leads again to where it did when it was kept. Planned forward, from what lies on the hosts. Start at
 //! [`plan`].
 //!
-//! Whatever was installed for the new masters and the balancer stays: nothing of the cluster uses it any more.
+//! Whatever was installed for the new masters and the balancer stays: nothing of the cluster uses it any more. An address that masters share is
+//! given up.
 
 use super::{
     Draft,
@@ -64,6 +65,13 @@ fn draft_way_back(intent: &Intent, seen: &Observation, draft: &mut Draft) -> Res
     let aside = |on: &_| foreign.step(on, HostEnsure::BackupAside {}, Reason::TakenBack);
     let steps = workers.iter().map(|worker| aside(&worker.name)).collect();
     draft.stage(seen, "Move aside what was kept of the workers", None, steps);
+    if foreign.intent.spec.shared_address().is_some() {
+        let sharers = foreign.intent.spec.balancers().map(|(node, _)| node);
+        let steps = sharers
+            .filter(|node| seen.host(node).is_ok())
+            .map(|node| foreign.step(node, HostEnsure::SharedAddressGone {}, Reason::TakenBack));
+        draft.stage(seen, "Give up the shared address", None, steps.collect());
+    }
     // The master's last: it is what the way back is known by.
     let title = "Move aside what was kept of the master";
     draft.stage(seen, title, None, vec![aside(&first)]);

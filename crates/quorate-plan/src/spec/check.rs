@@ -111,7 +111,10 @@ pub(super) fn check(
     let balancers = endpoint::balancers(findings, &ways, &endpoint, &file.span);
     let balancer_hosts = match &balancers {
         Some(Balancers::Quorate { hosts, .. }) => hosts.as_slice(),
-        Some(Balancers::External | Balancers::Dns | Balancers::Nlb(_)) | None => &[],
+        Some(
+            Balancers::Shared(_) | Balancers::External | Balancers::Dns | Balancers::Nlb(_),
+        )
+        | None => &[],
     };
     let everyone: Vec<&Found> = balancer_hosts
         .iter()
@@ -123,6 +126,7 @@ pub(super) fn check(
 
     let network = file.network.unwrap_or_default();
     let nets = nets::networks(findings, &network, subnet.as_ref(), &everyone, &file.span);
+    endpoint::is_free(findings, balancers.as_ref(), &everyone, nets.as_ref());
     nets::room_for_nodes(findings, nets.as_ref(), masters.len() + workers.len());
     let resolved = endpoint::endpoint(
         findings,

@@ -10,19 +10,31 @@ use super::{
     check::machines,
     findings::Findings,
     hosts::{self, Found, Group, Ways},
-    raw::{self, At, BalancerKind, HostsFile, ProviderKind},
+    nets::Nets,
+    raw::{self, At, BalancerKind, BalancerOn, HostsFile, ProviderKind},
 };
 use crate::{ClusterName, diagnostic::Code, observation::EndpointName};
 
 /// kube-apiserver's own port, and the one people expect.
 const PORT: u16 = 6443;
 
+/// Where the address that local masters share lies in their network, unless the file says otherwise: behind those of nine balancers.
+const SHARED: u32 = 210;
+
 /// What stands behind the endpoint.
 pub(super) enum Balancers {
     Quorate { hosts: Vec<Found> },
+    Shared(Shared),
     External,
     Dns,
     Nlb(TargetGroup),
+}
+
+/// The address that the masters share.
+pub(super) struct Shared {
+    pub(super) address: Ipv4Addr,
+    /// What to mark: the value, or the group it would be in.
+    pub(super) span: Range<usize>,
 }
 
 impl Balancers {
@@ -30,6 +42,9 @@ impl Balancers {
         match self {
             Self::Quorate { hosts } => BalancerSpec::Quorate {
                 hosts: machines(hosts),
+            },
+            Self::Shared(shared) => BalancerSpec::Shared {
+                address: shared.address.into(),
             },
             Self::External => BalancerSpec::External,
             Self::Dns => BalancerSpec::Dns,
@@ -77,6 +92,7 @@ pub(super) fn balancers(
                 ("on", balancer.on.as_ref().map(|at| &at.span)),
                 ("count", balancer.count.as_ref().map(|at| &at.span)),
                 ("hosts", balancer.hosts.as_ref().map(|at| &at.span)),
+                ("address", balancer.address.as_ref().map(|at| &at.span)),
             ];
             for (key, span) in keys {
                 if let Some(span) = span {
@@ -120,7 +136,16 @@ pub(super) fn balancers(
                 }
             }
         }
+        BalancerKind::Quorate
+            if balancer.on.as_ref().map(|at| at.value) == Some(BalancerOn::Masters) =>
+        {
+            shared(findings, ways, balancer, span).map(Balancers::Shared)
+        }
         BalancerKind::Quorate => {
+            if let Some(address) = &balancer.address {
+                let why = "only masters that balance themselves share one: `on: masters`";
+                hosts::no_meaning(findings, address.span.clone(), "address", why);
+            }
             let default = At {
                 value: 1,
                 span: span.clone(),
@@ -164,6 +189,101 @@ pub(super) fn balancers(
     }
 }
 
+/// The address that the masters share, in front of the balancers that they run themselves.
+fn shared(
+    findings: &mut Findings<'_>,
+    ways: &Ways<'_>,
+    balancer: &raw::Balancer,
+    span: Range<usize>,
+) -> Option<Shared> {
+    let keys = [
+        ("count", balancer.count.as_ref().map(|at| &at.span)),
+        ("hosts", balancer.hosts.as_ref().map(|at| &at.span)),
+    ];
+    for (key, span) in keys {
+        if let Some(span) = span {
+            hosts::no_meaning(findings, span.clone(), key, "the balancers are the masters");
+        }
+    }
+    let kind = ways.kind?;
+    if kind == ProviderKind::Terraform {
+        let on = balancer.on.as_ref().map_or(span, |at| at.span.clone());
+        findings
+            .report(
+                Code::NothingToShare,
+                on,
+                "an address cannot move from master to master in a cloud's network",
+            )
+            .label = "leave the balancer to Terraform".into();
+        return None;
+    }
+    let Some(written) = &balancer.address else {
+        if let (ProviderKind::Local, Some(subnet)) = (kind, ways.subnet) {
+            let address = subnet.nth(SHARED);
+            return Some(Shared { address, span });
+        }
+        let found = findings.report(
+            Code::MissingKey,
+            span,
+            "masters that balance themselves need an address to share",
+        );
+        found.label = "`address` belongs here".into();
+        found
+            .help
+            .push("a free one in the network of the masters: `address: 10.0.0.9`".into());
+        return None;
+    };
+    let address = hosts::ipv4(findings, written)?;
+    if let Some(subnet) = ways.subnet.filter(|subnet| !subnet.contains(address)) {
+        findings
+            .report(
+                Code::OutsideSubnet,
+                written.span.clone(),
+                format!("{address} is outside {subnet}"),
+            )
+            .label = "local hosts are in that network".into();
+        return None;
+    }
+    Some(Shared {
+        address,
+        span: written.span.clone(),
+    })
+}
+
+/// Whether the address that masters share is free for it.
+pub(super) fn is_free(
+    findings: &mut Findings<'_>,
+    balancers: Option<&Balancers>,
+    everyone: &[&Found],
+    nets: Option<&Nets>,
+) {
+    let Some(Balancers::Shared(shared)) = balancers else {
+        return;
+    };
+    let address = shared.address;
+    if let Some(host) = everyone.iter().find(|host| host.address == address) {
+        findings
+            .report(
+                Code::SharedAddress,
+                shared.span.clone(),
+                format!("the shared address is that of `{}`", host.name),
+            )
+            .label = format!("{address}: expected a free one");
+    }
+    let nets = nets.map(|nets| [("pods", &nets.pods), ("services", &nets.services)]);
+    for (name, placed) in nets.into_iter().flatten() {
+        if placed.net.contains(address) {
+            findings
+                .report(
+                    Code::Overlap,
+                    shared.span.clone(),
+                    format!("the shared address is in the network of {name}"),
+                )
+                .label = format!("{name}: {}", placed.net);
+        }
+    }
+}
+
 /// The endpoint's name and who makes it resolve.
 pub(super) fn endpoint(
     findings: &mut Findings<'_>,
@@ -176,7 +296,11 @@ pub(super) fn endpoint(
 ) -> Option<Resolved> {
     let behind: &[Found] = match balancers {
         Some(Balancers::Quorate { hosts }) => hosts,
-        Some(Balancers::External | Balancers::Dns | Balancers::Nlb(_)) | None => &[],
+        // SSH is at the masters' own addresses, the endpoint at the one that they share.
+        Some(
+            Balancers::Shared(_) | Balancers::External | Balancers::Dns | Balancers::Nlb(_),
+        )
+        | None => &[],
     };
     let port = endpoint.port.as_ref().map_or(PORT, |at| at.value);
     if let Some(taken) = behind.iter().find(|host| host.machine.ssh.port == port) {
@@ -251,7 +375,7 @@ pub(super) fn endpoint(
                     )
                     .label = "nothing to write into /etc/hosts".into();
             }
-            (None, Some(Balancers::Quorate { .. }) | None) => {}
+            (None, Some(Balancers::Quorate { .. } | Balancers::Shared(_)) | None) => {}
         }
     }
     let hosts_file = address.is_none()
@@ -260,7 +384,10 @@ pub(super) fn endpoint(
             Some(HostsFile::Unmanaged) => false,
             None => {
                 kind == Some(ProviderKind::Local)
-                    && matches!(balancers, Some(Balancers::Quorate { .. }))
+                    && matches!(
+                        balancers,
+                        Some(Balancers::Quorate { .. } | Balancers::Shared(_))
+                    )
             }
         };
     Some(Resolved {
@@ -397,6 +524,17 @@ fn judge(
                 format!("no balancer has the address {address}"),
             )
             .label = format!("`{}` has {}", first.name, first.address);
+    }
+    if let (Some(address), Some(Balancers::Shared(shared))) = (address, balancers)
+        && shared.address != address
+    {
+        findings
+            .report(
+                Code::EndpointElsewhere,
+                span(),
+                format!("the masters do not share the address {address}"),
+            )
+            .label = format!("they share {}", shared.address);
     }
     let name = written.value.trim_end_matches(".cn");
     if name.ends_with(".amazonaws.com") && name.contains(".elb.") {

@@ -73,6 +73,11 @@ pub enum BalancerSpec {
         /// The balancer hosts, by name.
         hosts: BTreeMap<NodeName, Machine>,
     },
+    /// `quorate lb` on the masters, behind an address that they share: keepalived holds it on one of them.
+    Shared {
+        /// The address. No machine has it for itself.
+        address: IpAddr,
+    },
     /// Somebody else's balancer: Quorate changes nothing there, and says who has to be registered.
     External,
     /// Nothing: the name has an address record for every master. Quorate changes no record, and says which have to change.
@@ -185,27 +190,48 @@ pub enum Role {
 }
 
 impl Spec {
-    /// Balancer hosts; none where somebody else balances.
+    /// Hosts that Quorate's balancer runs on: of its own, or the masters; none where somebody else balances.
     pub fn balancers(&self) -> impl Iterator<Item = (&NodeName, &Machine)> {
         match &self.balancer {
             BalancerSpec::Quorate { hosts } => Some(hosts.iter()),
+            BalancerSpec::Shared { .. } => Some(self.control_plane.iter()),
             BalancerSpec::External | BalancerSpec::Dns | BalancerSpec::Nlb { .. } => None,
         }
         .into_iter()
         .flatten()
     }
 
+    /// Hosts that are balancers and nothing else.
+    fn balancer_hosts(&self) -> impl Iterator<Item = (&NodeName, &Machine)> {
+        let are_masters = self.shared_address().is_some();
+        self.balancers().filter(move |_| !are_masters)
+    }
+
+    /// The address that the masters share. `None`: they share none.
+    pub fn shared_address(&self) -> Option<IpAddr> {
+        match self.balancer {
+            BalancerSpec::Shared { address } => Some(address),
+            BalancerSpec::Quorate { .. }
+            | BalancerSpec::External
+            | BalancerSpec::Dns
+            | BalancerSpec::Nlb { .. } => None,
+        }
+    }
+
     /// The instance that is a master's target at the cloud's balancer. `None`: there is no such balancer, or nobody told.
     pub fn instance(&self, node: &NodeName) -> Option<&str> {
         match &self.balancer {
             BalancerSpec::Nlb { instances, .. } => instances.get(node).map(String::as_str),
-            BalancerSpec::Quorate { .. } | BalancerSpec::External | BalancerSpec::Dns => None,
+            BalancerSpec::Quorate { .. }
+            | BalancerSpec::Shared { .. }
+            | BalancerSpec::External
+            | BalancerSpec::Dns => None,
         }
     }
 
     /// Every machine with its role, balancers first, then masters, then workers: the order they are shown in.
     pub fn machines(&self) -> impl Iterator<Item = (&NodeName, &Machine, Role)> {
-        self.balancers()
+        self.balancer_hosts()
             .map(|(name, machine)| (name, machine, Role::Balancer))
             .chain(
                 self.control_plane
@@ -256,6 +282,7 @@ impl Spec {
             .host
             .parse()
             .ok()
+            .or_else(|| self.shared_address())
             .or_else(|| self.balancers().next().map(|(_, machine)| machine.address))
     }
 

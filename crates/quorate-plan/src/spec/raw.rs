@@ -118,6 +118,8 @@ pub(super) struct Balancer {
     pub(super) count: Key<u64>,
     /// Balancer hosts that you have.
     pub(super) hosts: Key<Vec<Host>>,
+    /// With `on: masters`: the address that they share, which no host has and which lies in their network. keepalived holds it on one of them.
+    pub(super) address: Key<String>,
     /// What Terraform says of its balancer.
     #[schemars(skip)]
     pub(super) target_group: Option<super::TargetGroup>,
@@ -141,11 +143,18 @@ pub(super) enum BalancerKind {
 }
 
 /// Where quorate's balancer runs.
-#[derive(Clone, Copy, Debug, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub(super) enum BalancerOn {
     /// On hosts of its own.
     Hosts,
+    /// On the masters, which share an address. Not where an address cannot move from host to host, as in a cloud's network.
+    Masters,
+}
+
+impl BalancerOn {
+    /// As they are written.
+    pub(super) const WORDS: &[(&str, Self)] = &[("hosts", Self::Hosts), ("masters", Self::Masters)];
 }
 
 /// The masters.

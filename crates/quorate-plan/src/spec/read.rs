@@ -31,7 +31,10 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("endpoint", &["host", "port", "hostsFile", "balancer"]),
-    ("endpoint.balancer", &["kind", "on", "count", "hosts"]),
+    (
+        "endpoint.balancer",
+        &["kind", "on", "count", "hosts", "address"],
+    ),
     ("controlPlane", &["count", "hosts", "bringUp"]),
     ("workers", &["count", "hosts"]),
     (
@@ -145,10 +148,11 @@ fn balancer(findings: &mut Findings<'_>, node: &Node) -> Option<Balancer> {
             )
         }),
         on: group.optional("on", |findings, node| {
-            word(findings, node, &[("hosts", BalancerOn::Hosts)])
+            word(findings, node, BalancerOn::WORDS)
         }),
         count,
         hosts,
+        address: group.optional("address", text),
         target_group: None,
         span,
     })

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Differences, api};
+use super::{Differences, api, sharing};
 use crate::{
     MemberId, NodeName, Observation, kubeadm::ClusterSettings, observation::HostFacts,
     quorum::Quorum, seen::Missing,
@@ -155,6 +155,7 @@ pub(super) fn reset(found: &mut Differences, facts: &HostFacts) -> Result<(), Mi
     if facts.founding.get()?.is_some() {
         found.note("founding", "none noted", "noted");
     }
+    sharing::gone(found, facts)?;
     if let Some(mark) = facts.mark.get()? {
         found.note(
             "mark",

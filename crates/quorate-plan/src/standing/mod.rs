@@ -1,7 +1,7 @@
 //! Whether a step's end state stands: the precheck before acting, the check after, and what the planner uses to leave a step out. Start
 //! at [`Step::standing`]; what a noun demands of a host is in [`host`], of etcd in [`etcd`], of the API in
 //! [`api`], what shall be gone in [`leaving`], what a conversion brings in [`conversion`], of etcd's own disk in
-//! [`etcd_volume`], and of the cloud's balancer in [`target`].
+//! [`etcd_volume`], of the address that masters share in [`sharing`], and of the cloud's balancer in [`target`].
 
 mod api;
 mod conversion;
@@ -9,6 +9,7 @@ mod etcd;
 mod etcd_volume;
 mod host;
 mod leaving;
+mod sharing;
 mod target;
 
 pub(crate) use conversion::literal;
@@ -107,6 +108,19 @@ pub fn differences(
         HostEnsure::Backend { backend, address } => {
             host::backend(&mut found, facts, backend, *address)?;
         }
+        HostEnsure::Keepalived {} => sharing::keepalived(&mut found, facts)?,
+        HostEnsure::SharedAddress {
+            node,
+            address,
+            port,
+            peers,
+        } => {
+            sharing::shared_address(&mut found, facts, node, *address, *port, peers)?;
+        }
+        HostEnsure::SharedAddressPeerGone { peer } => {
+            sharing::peer_gone(&mut found, facts, peer)?;
+        }
+        HostEnsure::SharedAddressGone {} => sharing::gone(&mut found, facts)?,
         HostEnsure::Authority { founding, of } => {
             let other = of.as_ref().map(|other| seen.host(other)).transpose()?;
             host::authority(&mut found, facts, founding.as_ref(), other)?;

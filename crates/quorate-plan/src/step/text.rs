@@ -78,6 +78,30 @@ impl fmt::Display for HostEnsure {
             ),
             Self::Images { images, .. } => write!(f, "containerd has {} images", images.len()),
             Self::Balancer { listen, .. } => write!(f, "balancer listens on {listen}"),
+            Self::Keepalived {} => f.write_str("keepalived is installed"),
+            Self::SharedAddress {
+                node,
+                address,
+                peers,
+                ..
+            } => {
+                let mut others: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+                others.retain(|name| *name != node.name.as_str());
+                match others.as_slice() {
+                    [] => write!(f, "{address} may be held here"),
+                    _ => write!(
+                        f,
+                        "{address} may be held here, beside {}",
+                        others.join(", ")
+                    ),
+                }
+            }
+            Self::SharedAddressPeerGone { peer } => {
+                write!(f, "keepalived does not know {peer} any more")
+            }
+            Self::SharedAddressGone {} => {
+                f.write_str("has no part in the shared address, and balances no more")
+            }
             Self::Authority { of: None, .. } => {
                 f.write_str("certificate authorities are made here")
             }

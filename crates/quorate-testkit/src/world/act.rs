@@ -224,6 +224,10 @@ impl World {
                 });
                 machine.enable("quorate-lb");
             }
+            sharing @ (HostEnsure::Keepalived {}
+            | HostEnsure::SharedAddress { .. }
+            | HostEnsure::SharedAddressPeerGone { .. }
+            | HostEnsure::SharedAddressGone {}) => self.shares(node, &sharing)?,
             HostEnsure::Authority { founding, of } => self.authority(node, founding, of, given)?,
             HostEnsure::FoundingAside { founding } => self.founding_aside(node, &founding)?,
             HostEnsure::Certificates {
@@ -247,16 +251,11 @@ impl World {
                     .ok_or_else(|| not_yet("etcd and the apiserver do not serve yet"))?;
             }
             HostEnsure::Backend { backend, address } => {
-                let balancer = &mut self.machine_mut(node).disk.balancer;
-                let config = balancer
-                    .as_mut()
-                    .ok_or_else(|| failed("there is no balancer here"))?;
-                match (&config.cluster_ca, given) {
-                    (_, Some(Contents::ClusterCa { ca })) => config.cluster_ca = Some(ca),
-                    (Some(_), _) => {}
-                    (None, _) => return Err(failed("the cluster's CA was not handed over")),
-                }
-                config.backends.insert(backend.name, address);
+                let ca = match given {
+                    Some(Contents::ClusterCa { ca }) => Some(ca),
+                    Some(_) | None => None,
+                };
+                self.backend(node, backend, address, ca)?;
             }
             HostEnsure::ClusterConfig { settings, .. } => self.cluster_config(node, &settings)?,
             HostEnsure::ClusterDns { .. } => {

@@ -2,16 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use quorate_plan::{
     NodeName,
+    kubeadm::Peer,
     observation::{KubeadmConfig, Node, Readyz},
 };
 
-use super::{ClusterId, World, foreign::ForeignKube};
+use super::{
+    ClusterId, World,
+    act::{ActError, failed},
+    foreign::ForeignKube,
+};
 
 /// What Kubernetes keeps in etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -101,6 +106,30 @@ impl World {
         })
     }
 
+    /// A balancer forwards to that apiserver. It verifies by the authority that was handed over, or by the one that a master has itself.
+    ///
+    /// # Errors
+    /// When there is no balancer, or nothing to verify by.
+    pub(super) fn backend(
+        &mut self,
+        node: &NodeName,
+        backend: Peer,
+        address: SocketAddr,
+        ca: Option<String>,
+    ) -> Result<(), ActError> {
+        let disk = &mut self.machine_mut(node).disk;
+        let config = disk
+            .balancer
+            .as_mut()
+            .ok_or_else(|| failed("there is no balancer here"))?;
+        let known = ca.or_else(|| config.cluster_ca.clone());
+        let known = known.or_else(|| disk.pki.cluster_ca.clone());
+        let known = known.ok_or_else(|| failed("the cluster's CA was not handed over"))?;
+        config.cluster_ca = Some(known);
+        config.backends.insert(backend.name, address);
+        Ok(())
+    }
+
     /// Masters that a balancer sends new connections to: configured, ready, and with the authority that it verifies by.
     pub fn up(&self, balancer: &NodeName) -> BTreeSet<NodeName> {
         let machine = self.machine(balancer);
@@ -150,9 +179,14 @@ impl World {
     }
 
     fn through(&self, node: &NodeName, address: IpAddr) -> Option<NodeName> {
+        if let Some(holder) = self.holder(node, address) {
+            let up = self.up(holder).into_iter().next();
+            return up.or_else(|| self.open_way(holder));
+        }
         match self.at(address) {
             Some((there, machine)) if self.connected(node, there) => {
-                if machine.disk.balancer.is_some() {
+                // A master's own port is its apiserver's, whatever balances there.
+                if machine.disk.balancer.is_some() && machine.disk.sharing.share.is_none() {
                     let up = self.up(there).into_iter().next();
                     up.or_else(|| self.open_way(there))
                 } else {

@@ -221,6 +221,7 @@ impl World {
             volume.mark = None;
         }
         machine.disk.mark = None;
+        self.unshare(node);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use quorate_plan::{
     Claim, Fence, MemberId, NodeName,
     observation::{
         Balancer, Cgroup, Components, Founding, HostMark, MachineKind, Manifest, MemberMark, Pki,
-        Power, Rehearsal,
+        Power, Rehearsal, Sharing,
     },
 };
 
@@ -135,6 +135,8 @@ pub struct Disk {
     pub founding: Option<Founding>,
     /// The balancer's configuration; `up` and `active` are not on the disk.
     pub balancer: Option<Balancer>,
+    /// keepalived, and the part in the address that masters share; whether it runs and who holds it is not on the disk.
+    pub sharing: Sharing,
     /// Version of the kubelet that was set up, without `v`.
     pub kubernetes: String,
     /// What only a conversion is about.

@@ -13,6 +13,7 @@ mod leave;
 pub mod machine;
 pub mod nlb;
 mod report;
+mod sharing;
 mod tick;
 pub mod volume;
 
@@ -104,6 +105,7 @@ impl World {
                 // Whoever owns the name gives it a record when there is a master.
                 BalancerSpec::Dns => self.resolves.clone(),
                 BalancerSpec::Quorate { .. }
+                | BalancerSpec::Shared { .. }
                 | BalancerSpec::External
                 | BalancerSpec::Nlb { .. } => {
                     [spec.endpoint_address().unwrap_or(USERS_BALANCER)].into()

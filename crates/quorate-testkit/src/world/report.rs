@@ -93,6 +93,7 @@ impl World {
             listening: Seen::now(listening(machine)),
             conversion: Seen::now(self.conversion_of(node)),
             old_address: Seen::now(disk.foreign.old_address.clone()),
+            sharing: Seen::now(self.sharing(node)),
         }
     }
 

@@ -208,10 +208,14 @@ fn role(ensure: &HostEnsure, step: &Step, intent: &Intent) -> &'static str {
         | HostEnsure::EtcdVolume { .. }
         | HostEnsure::Bundle { .. }
         | HostEnsure::Components { .. }
+        | HostEnsure::Keepalived {}
         | HostEnsure::Images { .. } => "prepare",
         HostEnsure::Balancer { .. }
         | HostEnsure::Backend { .. }
-        | HostEnsure::BackendGone { .. } => "loadbalancer",
+        | HostEnsure::BackendGone { .. }
+        | HostEnsure::SharedAddress { .. }
+        | HostEnsure::SharedAddressPeerGone { .. }
+        | HostEnsure::SharedAddressGone {} => "loadbalancer",
         HostEnsure::Network { .. } | HostEnsure::ClusterDns { .. } | HostEnsure::DnsSpread {} => {
             "cni"
         }

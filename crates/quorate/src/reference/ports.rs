@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use quorate_plan::ports::{Feature, LOOPBACK, OPENINGS, Party};
+use quorate_plan::ports::{Feature, LOOPBACK, OPENINGS, Party, Protocol};
 
 /// The page.
 pub fn reference() -> String {
@@ -15,10 +15,12 @@ pub fn reference() -> String {
         let from: Vec<&str> = row.from.iter().map(|party| words(*party)).collect();
         writeln!(
             out,
-            "| {} | {}/{} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
             words(row.to),
-            row.ports(),
-            row.protocol.name(),
+            match row.protocol {
+                Protocol::Tcp | Protocol::Udp => format!("{}/{}", row.ports(), row.protocol.name()),
+                Protocol::Vrrp => "IP protocol 112 (VRRP)".to_owned(),
+            },
             from.join(", "),
             row.when.map_or("", only_with),
             row.why
@@ -64,5 +66,6 @@ fn only_with(feature: Feature) -> &'static str {
         Feature::Bgp => "BGP",
         Feature::Wireguard => "WireGuard",
         Feature::HttpPackages => "package mirrors without TLS",
+        Feature::SharedAddress => "`balancer.on: masters`",
     }
 }

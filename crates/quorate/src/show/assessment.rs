@@ -77,7 +77,15 @@ pub fn verdict(intent: &Intent, assessment: &Assessment, paint: Paint) -> String
             out += "  balancer: none, the name has a record for every master\n"
         }
         (None, BalancerSpec::Nlb { .. }) => out += "  balancer: AWS's, its targets are quorate's\n",
-        (None, BalancerSpec::Quorate { .. }) => {}
+        (None, BalancerSpec::Quorate { .. } | BalancerSpec::Shared { .. }) => {}
+    }
+    if let Some(shared) = &assessment.shared_address {
+        let holders: Vec<&str> = shared.holders.iter().map(NodeName::as_str).collect();
+        let held = match holders.as_slice() {
+            [] => "held by no master that was seen".to_owned(),
+            some => format!("held by {}", some.join(" and ")),
+        };
+        out += &format!("  shared address: {}, {held}\n", shared.address);
     }
     if let Some(expiry) = &assessment.nearest_expiry {
         out += &format!(

@@ -93,7 +93,14 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         HostEnsure::Network {
             network: Network::Manifest { digest, .. },
         } => vec![format!("sha256 {digest}")],
-        HostEnsure::Authority { .. }
+        HostEnsure::SharedAddress { peers, port, .. } => vec![
+            format!("port {port} is redirected to this host's balancer"),
+            format!("keepalived among {} hosts", peers.len()),
+        ],
+        HostEnsure::Keepalived {}
+        | HostEnsure::SharedAddressPeerGone { .. }
+        | HostEnsure::SharedAddressGone {}
+        | HostEnsure::Authority { .. }
         | HostEnsure::Certificates { .. }
         | HostEnsure::ControlPlane { .. }
         | HostEnsure::Kubelet { .. }

@@ -120,7 +120,9 @@ pub fn to_register(plan: &Plan, spec: &Spec) -> Option<String> {
         .map(|(node, machine)| format!("{} ({node})", machine.address))
         .collect();
     match spec.balancer {
-        BalancerSpec::Quorate { .. } | BalancerSpec::Nlb { .. } => None,
+        BalancerSpec::Quorate { .. }
+        | BalancerSpec::Shared { .. }
+        | BalancerSpec::Nlb { .. } => None,
         BalancerSpec::External => (!backends.is_empty()).then(|| {
             format!(
                 "The balancer at {} is yours: register {} there. The pod network and workers need it.",

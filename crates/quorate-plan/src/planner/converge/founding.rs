@@ -195,7 +195,7 @@ impl Convergence<'_> {
         {
             // What is listed of it never came to vote, or is gone: that its host answers makes no difference.
             let leaver = Leaver::never_started(node, self.peer(node).address, id, member);
-            self.remove(draft, first, &leaver, quorum.voter_count(), Some(node));
+            self.remove(draft, first, &leaver, quorum.voter_count(), Some(node), []);
             self.clear_places(draft, first, &leaver);
             draft.unmade.insert(node.clone());
         }
@@ -206,7 +206,7 @@ impl Convergence<'_> {
             None,
             disk,
         );
-        self.join(draft, first, node)
+        self.join(draft, first, node, &BTreeSet::new())
     }
 
     /// The guard of the masters, where it could not come sooner.

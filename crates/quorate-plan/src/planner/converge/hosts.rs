@@ -11,6 +11,7 @@ use crate::{
     kubeadm::RuntimeSettings,
     observation::HostMark,
     planner::{Draft, old_address, preflight},
+    ports,
     spec::{Cni, Role},
     step::{HostEnsure, Reason, Step},
 };
@@ -41,16 +42,21 @@ impl Convergence<'_> {
                 hosts_file: hosts_file.clone(),
             };
             steps.push(self.host(node, prepared, Reason::Prerequisite));
+            let balancer = |port| {
+                let listen = SocketAddr::new([0, 0, 0, 0].into(), port);
+                let binary = self.intent.binary.clone();
+                self.host(
+                    node,
+                    HostEnsure::Balancer { listen, binary },
+                    Reason::Prerequisite,
+                )
+            };
+            if role == Role::ControlPlane && self.spec.shared_address().is_some() {
+                steps.push(self.host(node, HostEnsure::Keepalived {}, Reason::Prerequisite));
+                steps.push(balancer(ports::BALANCER_ON_MASTER));
+            }
             match role {
-                Role::Balancer => {
-                    let listen = SocketAddr::new([0, 0, 0, 0].into(), self.spec.endpoint.port);
-                    let binary = self.intent.binary.clone();
-                    steps.push(self.host(
-                        node,
-                        HostEnsure::Balancer { listen, binary },
-                        Reason::Prerequisite,
-                    ));
-                }
+                Role::Balancer => steps.push(balancer(self.spec.endpoint.port)),
                 // What somebody else installed there runs a node already, and stays.
                 Role::ControlPlane | Role::Worker if situation::foreign(self.seen, node) => {}
                 Role::ControlPlane | Role::Worker => {

@@ -1,6 +1,9 @@
 //! What there is: the situation that a plan begins from, and what of it no plan can change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use crate::{
     Intent, NodeName, Observation, Refusal, Spec,
@@ -89,6 +92,7 @@ pub(in crate::planner) fn settings(
             Role::Worker => {}
         }
     }
+    sans.extend(spec.shared_address().map(|address| address.to_string()));
     if let Some(adopted) = &adopted {
         sans.extend(adopted.sans());
     }
@@ -353,6 +357,42 @@ pub(in crate::planner) fn unchanged(spec: &Spec, seen: &Observation) -> Result<(
                 wanted: wanted.clone(),
             });
         }
+    }
+    same_balancers(spec, seen)
+}
+
+/// Masters that share an address go on sharing that one, and others do not begin: everybody would have to be led elsewhere.
+fn same_balancers(spec: &Spec, seen: &Observation) -> Result<(), Refusal> {
+    const WHAT: &str = "where the balancer is";
+    let text = |address: Option<IpAddr>| match address {
+        Some(address) => format!("on the masters, behind {address}"),
+        None => "not on the masters".to_owned(),
+    };
+    let wanted = spec.shared_address();
+    let mut balances = None;
+    for facts in spec
+        .control_plane
+        .keys()
+        .filter_map(|node| seen.host(node).ok())
+    {
+        if let Some(share) = &facts.sharing.get()?.share
+            && Some(share.address) != wanted
+        {
+            return Err(Refusal::Unchangeable {
+                what: WHAT.into(),
+                is: text(Some(share.address)),
+                wanted: text(wanted),
+            });
+        }
+        balances = Some(balances == Some(true) || facts.balancer.get()?.is_some());
+    }
+    // They are prepared before there is a cluster.
+    if balances == Some(false) && wanted.is_some() {
+        return Err(Refusal::Unchangeable {
+            what: WHAT.into(),
+            is: text(None),
+            wanted: text(wanted),
+        });
     }
     Ok(())
 }

@@ -39,7 +39,10 @@ impl Convergence<'_> {
     /// A master that serves is not stopped while nobody can say which target of the cloud's balancer it is.
     pub(in crate::planner) fn target_told(&self, draft: &mut Draft, node: &NodeName) {
         match &self.spec.balancer {
-            BalancerSpec::Quorate { .. } | BalancerSpec::External | BalancerSpec::Dns => {}
+            BalancerSpec::Quorate { .. }
+            | BalancerSpec::Shared { .. }
+            | BalancerSpec::External
+            | BalancerSpec::Dns => {}
             BalancerSpec::Nlb { instances, .. } => {
                 if !instances.contains_key(node) {
                     let told = "Terraform's output does not name that master: add it again, marked `leaving`";
