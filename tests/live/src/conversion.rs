@@ -169,6 +169,22 @@ pub fn names() -> Vec<&'static str> {
 
 /// The file of the cluster as it shall be: three masters behind a balancer, under the name that [`endpoint`] tells.
 pub fn cluster_file(stage: &Stage, hosts: &Bare, name: &str) -> Result<String> {
+    let (address, key) = (hosts.address("lb-1")?, hosts.identity("lb-1")?);
+    let balancer = format!(
+        "hosts: [{{ name: lb-1, address: {address}, identity: {} }}]",
+        key.display()
+    );
+    file_with(stage, hosts, name, &balancer, &MASTERS)
+}
+
+/// The same with these masters, behind Quorate's balancer as it is said there.
+pub fn file_with(
+    stage: &Stage,
+    hosts: &Bare,
+    name: &str,
+    balancer: &str,
+    masters: &[&str],
+) -> Result<String> {
     let line = |host: &str| -> Result<String> {
         let (address, key) = (hosts.address(host)?, hosts.identity(host)?);
         Ok(format!(
@@ -178,14 +194,12 @@ pub fn cluster_file(stage: &Stage, hosts: &Bare, name: &str) -> Result<String> {
     };
     let mut text = format!(
         "apiVersion: quorate/v1\nname: {name}\nkubernetes: {}\n\
-         endpoint:\n  host: {}\n  hostsFile: managed\n  balancer: {{ kind: quorate, hosts: [{{ name: lb-1, address: {}, identity: {} }}] }}\n",
+         endpoint:\n  host: {}\n  hostsFile: managed\n  balancer: {{ kind: quorate, {balancer} }}\n",
         stage.kubernetes(),
         endpoint(name),
-        hosts.address("lb-1")?,
-        hosts.identity("lb-1")?.display()
     );
     text += "controlPlane:\n  hosts:\n";
-    for host in MASTERS {
+    for host in masters {
         text += &line(host)?;
     }
     text += "workers:\n  hosts:\n";

@@ -38,6 +38,7 @@ mod masters;
 mod nlb;
 mod pages;
 mod readme;
+mod shared_address;
 mod ssh_serial;
 mod stage;
 mod workload;
@@ -151,6 +152,14 @@ const CASES: &[Case] = &[
         kubernetes: None,
         about: "under load at both addresses: a conversion ends at a straggler that it names, and is taken back without a failed request",
         run: convert_census::run,
+    },
+    Case {
+        name: "shared-address",
+        full: true,
+        budget_s: 480,
+        kubernetes: None,
+        about: "under load: a single master becomes three that share an address; who holds it loses power, then it is replaced by another host",
+        run: shared_address::run,
     },
     Case {
         name: "convert-back",

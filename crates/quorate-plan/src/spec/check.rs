@@ -111,9 +111,7 @@ pub(super) fn check(
     let balancers = endpoint::balancers(findings, &ways, &endpoint, &file.span);
     let balancer_hosts = match &balancers {
         Some(Balancers::Quorate { hosts, .. }) => hosts.as_slice(),
-        Some(
-            Balancers::Shared(_) | Balancers::External | Balancers::Dns | Balancers::Nlb(_),
-        )
+        Some(Balancers::Shared(_) | Balancers::External | Balancers::Dns | Balancers::Nlb(_))
         | None => &[],
     };
     let everyone: Vec<&Found> = balancer_hosts

@@ -297,9 +297,7 @@ pub(super) fn endpoint(
     let behind: &[Found] = match balancers {
         Some(Balancers::Quorate { hosts }) => hosts,
         // SSH is at the masters' own addresses, the endpoint at the one that they share.
-        Some(
-            Balancers::Shared(_) | Balancers::External | Balancers::Dns | Balancers::Nlb(_),
-        )
+        Some(Balancers::Shared(_) | Balancers::External | Balancers::Dns | Balancers::Nlb(_))
         | None => &[],
     };
     let port = endpoint.port.as_ref().map_or(PORT, |at| at.value);
