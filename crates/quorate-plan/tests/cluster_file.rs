@@ -555,27 +555,6 @@ fn terraform_says_which_hosts_there_are() {
 }
 
 #[test]
-fn masters_may_share_an_address() {
-    let on = |more: &str| {
-        let balancer = format!("{{ kind: quorate, on: masters{more} }}");
-        format!(
-            "apiVersion: quorate/v1\nname: demo\nendpoint: {{ balancer: {balancer} }}\n\
-             controlPlane: {{ count: 3 }}\nprovider: {{ kind: local, subnet: 10.9.0.0/24 }}\n"
-        )
-    };
-    let (spec, warnings) = good(&on(", address: 10.9.0.9"));
-    assert_eq!(warnings, []);
-    assert_eq!(spec.shared_address(), Some([10, 9, 0, 9].into()));
-    assert_eq!(spec.endpoint_address(), spec.shared_address());
-    let balancers: Vec<&str> = spec.balancers().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(balancers, ["cp-1", "cp-2", "cp-3"]);
-    assert_eq!(spec.machines().count(), 3, "each of them once");
-    assert!(spec.hosts_file);
-    let (spec, _) = good(&on(""));
-    assert_eq!(spec.shared_address(), Some([10, 9, 0, 210].into()));
-}
-
-#[test]
 fn a_master_may_have_a_disk_for_etcd() {
     let text = SSH.replace(
         "    zone: b\n",
