@@ -24,9 +24,14 @@ pub const MASTERS: [&str; 3] = [MASTER, "cp-2", "cp-3"];
 /// The old address is used from this machine, and that is known.
 pub const STRAGGLER: &str = "old-address-in-use=cp-1";
 
-/// Pins the hosts' keys.
+/// Pins the keys of all hosts.
 pub fn trusted(stage: &mut Stage, hosts: &Bare, file: &str) -> Result<()> {
-    let prints = names()
+    pinned(stage, hosts, file, &names())
+}
+
+/// Pins the keys of these hosts.
+pub fn pinned(stage: &mut Stage, hosts: &Bare, file: &str, whose: &[&str]) -> Result<()> {
+    let prints = whose
         .iter()
         .map(|host| hosts.fingerprint(host))
         .collect::<Result<Vec<_>>>()?;

@@ -12,7 +12,9 @@ use anyhow::{Context, Result};
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    conversion::{Before, MASTERS, STRAGGLER, endpoint, file_with, new_kubeconfig, old_kubeconfig},
+    conversion::{
+        Before, MASTERS, STRAGGLER, endpoint, file_with, new_kubeconfig, old_kubeconfig, pinned,
+    },
     foreign::{Foreign, MASTER, Shape, WORKERS},
     judge::{Api, voters},
     load::Load,
@@ -34,7 +36,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let workload = Workload::start(stage, &foreign)?;
     let shared: SocketAddr = format!("{SHARED}:6443").parse()?;
     let file = &file(stage, hosts, &MASTERS)?;
-    trusted(stage, hosts, file, &[])?;
+    pinned(stage, hosts, file, &[&MASTERS[..], &WORKERS[..]].concat())?;
 
     let old = old_kubeconfig(stage, hosts)?;
     let at_old = Load::start_at(&old, None, "quorate-live-old")?;
@@ -133,7 +135,7 @@ fn replaced(stage: &mut Stage, hosts: &Bare, holder: &str) -> Result<()> {
         .chain([SPARE])
         .collect();
     let file = &file(stage, hosts, &stay)?;
-    trusted(stage, hosts, file, &[SPARE])?;
+    pinned(stage, hosts, file, &[SPARE])?;
     stage.succeed(&["replace", holder, "--with", SPARE, "--yes", "-f", file])?;
     healthy(stage, file, Duration::from_secs(120))?;
     let wanted: BTreeSet<String> = stay.iter().map(|host| (*host).to_owned()).collect();
@@ -207,20 +209,4 @@ fn held_by_one(
 fn file(stage: &Stage, hosts: &Bare, masters: &[&str]) -> Result<String> {
     let balancer = format!("on: masters, address: {SHARED}");
     file_with(stage, hosts, NAME, &balancer, masters)
-}
-
-/// Pins the hosts' keys: those of all, or of these alone.
-fn trusted(stage: &mut Stage, hosts: &Bare, file: &str, only: &[&str]) -> Result<()> {
-    let all: Vec<&str> = MASTERS.into_iter().chain(WORKERS).collect();
-    let whom = if only.is_empty() { &all } else { only };
-    let prints = whom
-        .iter()
-        .map(|host| hosts.fingerprint(host))
-        .collect::<Result<Vec<_>>>()?;
-    let mut trust = vec!["trust", "-f", file];
-    for print in &prints {
-        trust.extend(["--expect", print]);
-    }
-    stage.succeed(&trust)?;
-    Ok(())
 }
