@@ -335,6 +335,7 @@ impl<'a> Reader<'a> {
                 }
                 self.serving.remove(on);
                 self.rehearsed.remove(on);
+                self.balance_no_more.insert(on.clone());
             }
             _ => {}
         }

@@ -3,7 +3,9 @@
 use std::{path::Path, time::SystemTime};
 
 use quorate_exec::Journal;
-use quorate_plan::{Event, Fence, Goal, Intent, adopted::Adopted, event::Verdict, spec::BringUp};
+use quorate_plan::{
+    Event, Fence, Goal, Intent, adopted::Adopted, event::Verdict, intent::Landmark, spec::BringUp,
+};
 use quorate_testkit::{
     World,
     conform::{Dated, Departed, Followed, Found, Happened, Left, Told, follow, follow_runs},
@@ -200,6 +202,65 @@ async fn a_conversion_without_a_worker_is_followed() {
 }
 
 /// A run that was killed while hosts had something in hand: what it told, and what it left.
+/// keepalived is on the hosts before anybody comes, and no step tells of it.
+#[tokio::test(start_paused = true)]
+async fn masters_that_come_to_share_an_address_are_followed() {
+    let mut situation = somebody_elses(None);
+    let three = Cluster {
+        workers: 2,
+        balancers: 0,
+        shared: true,
+        bring_up: BringUp::OneByOne,
+        local: false,
+        flannel: false,
+        ..Cluster::default()
+    };
+    let goal = situation.intent.goal.clone();
+    situation.world.know(&three.spec());
+    situation.intent = Intent {
+        goal,
+        ..three.intent()
+    };
+    let nodes: Vec<_> = situation.world.machines.keys().cloned().collect();
+    for node in &nodes {
+        let disk = &mut situation.world.machine_mut(node).disk;
+        disk.sharing.keepalived = true;
+    }
+    let paused = Goal::Convert {
+        pause_after: Some(Landmark::Certificate),
+    };
+    let part = Intent {
+        goal: paused,
+        ..situation.intent.clone()
+    };
+    let shared = Shared::new(situation.world.clone());
+    let mut left = Left::default();
+    for (number, intent) in [(1, &part), (2, &situation.intent)] {
+        let run = apply(&shared, intent, operator(number), Script::none()).await;
+        let at = format!("run {number}: {}", run.text());
+        assert!(!run.approved.is_empty(), "{at}");
+        left = followed(&run.events, &left, &at).left;
+        assert!(!left.worlds.is_empty(), "{at}");
+    }
+    // A member leaves for another host, in the world that the runs before it left.
+    let instead = Cluster {
+        swaps: [(2, 4), (0, 0)],
+        ..three
+    };
+    let mut file = instead.intent_after(&three);
+    shared.change(|world| {
+        world.know(&file.spec);
+        let disk = &mut world.machine_mut(&node("cp-4")).disk;
+        disk.sharing.keepalived = true;
+    });
+    let seen = shared.world().observe(&file);
+    file.goal =
+        Goal::replace(&file, node("cp-2"), Some(node("cp-4")), &seen).expect("its member is known");
+    let run = apply(&shared, &file, operator(3), Script::none()).await;
+    assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
+    followed(&run.events, &left, "the replacement");
+}
+
 async fn killed_within(words: &str) -> (Vec<Event>, Left) {
     let situation = &situations()[0];
     let mut events = run(situation, Script::none()).await.1.events;

@@ -289,7 +289,7 @@ fn waiting() {
 fn asked() {
     let directory = directory();
     let mut operator = Operator::start(directory.path(), &["asks"]);
-    operator.says("demo: 11 stages");
+    operator.says("demo: 12 stages");
     // It would be closed by the wait, which is an answer.
     let _open = operator.process.stdin.take();
     operator.interrupt();

@@ -227,6 +227,10 @@ impl<'a> Convergence<'a> {
         if self.founding.is_none() {
             self.serving(draft, &established);
         }
+        // Before anybody is led there. It ends a founding: not before whoever is late has joined.
+        if self.late.is_empty() {
+            self.guard(draft, &established);
+        }
         self.backends(draft, &first, &established);
         self.share(draft, &established);
         self.cluster(draft, &first, &established);
@@ -356,19 +360,19 @@ impl<'a> Convergence<'a> {
         let steps = vec![self.host(first, config, Reason::ClusterLacks)];
         draft.stage(self.seen, "Give the cluster its configuration", None, steps);
 
-        let mut steps = Vec::new();
-        for node in nodes {
+        let registered = nodes.iter().map(|node| {
             let registered = HostEnsure::Registered {
                 settings: settings(),
                 node: self.peer(node),
             };
-            steps.push(self.host(node, registered, Reason::ClusterLacks));
-            // The guard ends a founding: not before whoever is late has joined.
-            if self.late.is_empty() {
-                steps.push(self.host(node, HostEnsure::Guarded {}, Reason::Protects));
-            }
-        }
-        draft.stage(self.seen, "Register and guard the masters", None, steps);
+            self.host(node, registered, Reason::ClusterLacks)
+        });
+        draft.stage(
+            self.seen,
+            "Register the masters",
+            None,
+            registered.collect(),
+        );
 
         let network = match &self.spec.network.cni {
             Cni::Flannel => Some(Network::Flannel {

@@ -77,6 +77,9 @@ pub fn imagine(intent: &Intent, approved: &Plan) -> Result<World, String> {
             (Ensure::Host(HostEnsure::Bundle { .. }), Place::Host(node)) if intent.spec.local() => {
                 bring_bundle(&mut world, intent, node);
             }
+            (Ensure::Host(HostEnsure::Keepalived {}), Place::Host(node)) => {
+                bring_keepalived(&mut world, node);
+            }
             _ => {
                 take(&mut world, intent, step, change, BEFORE)
                     .map_err(|error| format!("{}: {error:?}", render::step(step)))?;
@@ -102,6 +105,13 @@ pub(super) fn begins(mut world: World, intent: &Intent, approved: &Plan) -> Resu
         let brings = world.machine(node).answers();
         if brings && !approved.steps().any(|step| is_bundle(step, node)) {
             bring_bundle(&mut world, intent, node);
+        }
+        let told = |step: &Step| {
+            step.on == Place::Host(node.clone())
+                && matches!(step.ensure, Ensure::Host(HostEnsure::Keepalived {}))
+        };
+        if intent.spec.shared_address().is_some() && !approved.steps().any(told) {
+            bring_keepalived(&mut world, node);
         }
     }
     for step in approved.steps() {
@@ -239,6 +249,13 @@ pub(super) fn bring_bundle(world: &mut World, intent: &Intent, node: &NodeName) 
     if intent.spec.local() && !world.machine(node).disk.bundles.contains(&intent.bundle.id) {
         let disk = &mut world.machine_mut(node).disk;
         disk.bundles.insert(intent.bundle.id.clone());
+    }
+}
+
+/// A package of the distribution may be there before anything of a cluster is, and nothing tells of it.
+fn bring_keepalived(world: &mut World, node: &NodeName) {
+    if !world.machine(node).disk.sharing.keepalived {
+        world.machine_mut(node).disk.sharing.keepalived = true;
     }
 }
 

@@ -209,7 +209,7 @@ impl Convergence<'_> {
         self.join(draft, first, node, &BTreeSet::new())
     }
 
-    /// The guard of the masters, where it could not come sooner.
+    /// The empty-data guard: from then on no master comes back as a voter that forgot what it had confirmed.
     pub(super) fn guard(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
         let steps = nodes
             .iter()
