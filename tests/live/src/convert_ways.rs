@@ -30,7 +30,7 @@ const SUBNET: &str = "172.31.78.0/24";
 const HERE: Ipv4Addr = Ipv4Addr::new(172, 31, 78, 1);
 
 /// The host of the balancer, which is its owner's.
-const LB: &str = "lb-1";
+pub const LB: &str = "lb-1";
 
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
@@ -60,8 +60,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
 /// A balancer that Quorate changes nothing of leads nowhere, and then to the master.
 fn its_owners_balancer(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<String>) -> Result<()> {
     let hosts = &foreign.hosts;
-    let file = &cluster_file(stage, hosts, "external")?;
-    leads_to(hosts, &[LB])?;
+    let file = &cluster_file(stage, hosts, NAME, "external")?;
+    leads_to(hosts, NAME, &[LB])?;
     trusted(stage, hosts, file)?;
     pause(stage, file, "backup")?;
     let words = refused(stage, file)?;
@@ -97,8 +97,8 @@ fn its_owners_balancer(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<Stri
 /// The name leads to the master itself, where the old address leads, too.
 fn records_alone(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<String>) -> Result<()> {
     let hosts = &foreign.hosts;
-    let file = &cluster_file(stage, hosts, "dns")?;
-    leads_to(hosts, &[MASTER, "cp-2"])?;
+    let file = &cluster_file(stage, hosts, NAME, "dns")?;
+    leads_to(hosts, NAME, &[MASTER, "cp-2"])?;
     let words = refused(stage, file)?;
     let too_early = hosts.address("cp-2")?.to_string();
     told(
@@ -108,7 +108,7 @@ fn records_alone(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<String>) -
         &["endpoint-records", &too_early],
     );
     same(stage, "and nobody was led anywhere", &kept(foreign)?, was);
-    leads_to(hosts, &[MASTER])?;
+    leads_to(hosts, NAME, &[MASTER])?;
     let begun = begun(foreign)?;
     pause(stage, file, "kubeconfigs")?;
     let words = refused(stage, file)?;
@@ -142,7 +142,7 @@ fn network_load_balancer(
 ) -> Result<()> {
     let hosts = &foreign.hosts;
     lead(hosts, LB, &BTreeMap::new())?;
-    leads_to(hosts, &[LB])?;
+    leads_to(hosts, NAME, &[LB])?;
     let old = stage.directory.join("old.conf");
     let instances: BTreeMap<String, SocketAddr> = MASTERS
         .iter()
@@ -282,8 +282,8 @@ fn begun(foreign: &Foreign) -> Result<BTreeSet<String>> {
 }
 
 /// The endpoint's name has these records, for every host that has to know it.
-fn leads_to(hosts: &Bare, to: &[&str]) -> Result<()> {
-    let name = endpoint(NAME);
+pub fn leads_to(hosts: &Bare, cluster: &str, to: &[&str]) -> Result<()> {
+    let name = endpoint(cluster);
     let mut lines = String::new();
     for host in to {
         lines += &format!("{} {name}\n", hosts.address(host)?);
@@ -297,7 +297,7 @@ fn leads_to(hosts: &Bare, to: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn server(hosts: &Bare, host: &str) -> Result<SocketAddr> {
+pub fn server(hosts: &Bare, host: &str) -> Result<SocketAddr> {
     Ok(SocketAddr::new(hosts.address(host)?.into(), 6443))
 }
 
@@ -306,7 +306,7 @@ fn instance(master: &str) -> String {
     format!("i-0123456789abcde{}", master.trim_start_matches("cp-"))
 }
 
-fn trusted(stage: &mut Stage, hosts: &Bare, file: &str) -> Result<()> {
+pub fn trusted(stage: &mut Stage, hosts: &Bare, file: &str) -> Result<()> {
     let named = MASTERS.iter().chain(&WORKERS);
     let prints = named
         .map(|host| hosts.fingerprint(host))
@@ -320,9 +320,9 @@ fn trusted(stage: &mut Stage, hosts: &Bare, file: &str) -> Result<()> {
 }
 
 /// What every file of this cluster says.
-fn head(stage: &Stage) -> String {
+fn head(stage: &Stage, name: &str) -> String {
     format!(
-        "apiVersion: quorate/v1\nname: {NAME}\nkubernetes: {}\nnetwork: {{ cni: none }}\n\
+        "apiVersion: quorate/v1\nname: {name}\nkubernetes: {}\nnetwork: {{ cni: none }}\n\
          components: {{ source: bundle, path: {} }}\n",
         stage.kubernetes(),
         stage.bundle.display()
@@ -330,7 +330,7 @@ fn head(stage: &Stage) -> String {
 }
 
 /// The cluster as it shall be: three masters, and an endpoint of that kind.
-fn cluster_file(stage: &Stage, hosts: &Bare, kind: &str) -> Result<String> {
+pub fn cluster_file(stage: &Stage, hosts: &Bare, name: &str, kind: &str) -> Result<String> {
     let list = |names: &[&str]| -> Result<String> {
         let mut text = String::from("  hosts:\n");
         for name in names {
@@ -341,10 +341,10 @@ fn cluster_file(stage: &Stage, hosts: &Bare, kind: &str) -> Result<String> {
         }
         Ok(text)
     };
-    let text = head(stage)
+    let text = head(stage, name)
         + &format!(
             "endpoint: {{ host: {}, balancer: {{ kind: {kind} }} }}\nprovider: {{ kind: ssh, user: root, identity: {} }}\n",
-            endpoint(NAME),
+            endpoint(name),
             hosts.identity(MASTER)?.display()
         )
         + "controlPlane:\n"
@@ -403,7 +403,7 @@ fn terraforms_file(stage: &mut Stage, hosts: &Bare, aws: SocketAddr) -> Result<S
     ] {
         stage.set(name, OsStr::new(&value));
     }
-    let text = head(stage)
+    let text = head(stage, NAME)
         + &format!(
             "provider: {{ kind: terraform, user: root, identity: {} }}\n",
             hosts.identity(MASTER)?.display()

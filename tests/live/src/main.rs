@@ -21,6 +21,7 @@ mod convert_away;
 mod convert_back;
 mod convert_census;
 mod convert_odd;
+mod convert_outside;
 mod convert_retire;
 mod convert_ways;
 mod drills;
@@ -208,6 +209,14 @@ const CASES: &[Case] = &[
         kubernetes: None,
         about: "a single master behind its owner's balancer and behind records of DNS up to the census and back, then under load three behind a stand-in for AWS's",
         run: convert_ways::run,
+    },
+    Case {
+        name: "convert-outside",
+        full: true,
+        budget_s: 540,
+        kubernetes: None,
+        about: "a single master all the way behind a balancer of its owner's, and another by records of DNS alone; each time the first master loses power",
+        run: convert_outside::run,
     },
     Case {
         name: "kubeadm-kin",
