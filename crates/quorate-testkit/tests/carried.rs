@@ -42,6 +42,15 @@ fn behind_nlb() -> Cluster {
     }
 }
 
+/// The masters balance themselves.
+fn behind_a_shared_address() -> Cluster {
+    Cluster {
+        shared: true,
+        balancers: 0,
+        ..given()
+    }
+}
+
 async fn taken(seams: &Seam, intent: &Intent, operator: &Operator) -> Held {
     let (seen, planning) = consider(seams, intent, &mut |_, _| {}).await;
     assert_eq!(planning.refused, []);
@@ -117,6 +126,7 @@ async fn rounds_lead_where_a_run_leads() {
             ..Cluster::default()
         },
         behind_nlb(),
+        behind_a_shared_address(),
     ] {
         let shared = Shared::new(World::new(&cluster.spec()));
         let rounds = play(&shared, &cluster.intent(), 1, ROUNDS_MAX).await;
@@ -261,8 +271,8 @@ async fn an_outranked_play_asks_the_provider_for_nothing() {
     assert_eq!(shared.world().healthy_targets(), BTreeSet::new());
 }
 
-/// One master that somebody else made, with a worker, and an intent to have three.
-async fn somebody_elses() -> (Shared, Intent) {
+/// One master that somebody else made, with a worker, and an intent to have three, which may share an address.
+async fn somebody_elses(to_share: bool) -> (Shared, Intent) {
     let one = Cluster {
         masters: 1,
         flannel: false,
@@ -272,7 +282,10 @@ async fn somebody_elses() -> (Shared, Intent) {
     let run = apply(&shared, &one.intent(), operator(1), Script::none()).await;
     assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
     shared.rest().await;
-    let three = Cluster { masters: 3, ..one };
+    let mut three = Cluster { masters: 3, ..one };
+    if to_share {
+        (three.shared, three.balancers) = (true, 0);
+    }
     shared.change(|world| {
         world.somebody_elses();
         world.know(&three.spec());
@@ -286,24 +299,26 @@ async fn somebody_elses() -> (Shared, Intent) {
 
 #[tokio::test(start_paused = true)]
 async fn rounds_convert_as_a_run_does() {
-    let (shared, intent) = somebody_elses().await;
-    let run = apply(&shared, &intent, operator(2), Script::none()).await;
-    assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
-    shared.rest().await;
-    let expected = render::lasting(&shared.world());
+    for to_share in [false, true] {
+        let (shared, intent) = somebody_elses(to_share).await;
+        let run = apply(&shared, &intent, operator(2), Script::none()).await;
+        assert_eq!(run.verdict, Some(Verdict::Done), "{}", run.text());
+        shared.rest().await;
+        let expected = render::lasting(&shared.world());
 
-    let (shared, intent) = somebody_elses().await;
-    let rounds = play(&shared, &intent, 2, ROUNDS_MAX).await;
-    assert!(rounds < ROUNDS_MAX);
-    shared.rest().await;
-    let difference = render::first_difference(&expected, &render::lasting(&shared.world()));
-    assert_eq!(difference, None, "{}", shared.log().join("\n"));
-    assert_eq!(shared.world().ready().len(), 3);
+        let (shared, intent) = somebody_elses(to_share).await;
+        let rounds = play(&shared, &intent, 2, ROUNDS_MAX).await;
+        assert!(rounds < ROUNDS_MAX);
+        shared.rest().await;
+        let difference = render::first_difference(&expected, &render::lasting(&shared.world()));
+        assert_eq!(difference, None, "{}", shared.log().join("\n"));
+        assert_eq!(shared.world().ready().len(), 3);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn rounds_take_a_conversion_back() {
-    let (shared, intent) = somebody_elses().await;
+    let (shared, intent) = somebody_elses(false).await;
     let convert = Intent {
         goal: Goal::Convert {
             pause_after: Some(Landmark::Kubeconfigs),
