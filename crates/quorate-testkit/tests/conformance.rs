@@ -4,7 +4,8 @@ use std::{path::Path, time::SystemTime};
 
 use quorate_exec::Journal;
 use quorate_plan::{
-    Event, Fence, Goal, Intent, adopted::Adopted, event::Verdict, intent::Landmark, spec::BringUp,
+    Event, Fence, Goal, Intent, NodeName, adopted::Adopted, event::Verdict, intent::Landmark,
+    spec::BringUp,
 };
 use quorate_testkit::{
     World,
@@ -62,7 +63,7 @@ fn somebody_elses(adopted: Option<&str>) -> Situation {
     let mut situation = after("a conversion", one, three);
     situation.world.somebody_elses();
     if let Some(text) = adopted {
-        let adopted = Adopted::read(text, None).expect("it is kubeadm's");
+        let adopted = Adopted::read(text, Some(KUBELET)).expect("it is kubeadm's");
         let master = node("cp-1");
         situation.world.was_made_with(&master, &adopted);
         let certificates = &mut situation.world.machine_mut(&master).disk.pki.certificates;
@@ -81,6 +82,10 @@ fn somebody_elses(adopted: Option<&str>) -> Situation {
 /// What somebody's cluster was made with who calls its API by a name.
 const NAMED: &str = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.35.4\n\
     controlPlaneEndpoint: kube.example:6443\nnetworking:\n  podSubnet: 10.244.0.0/16\n";
+
+/// What its kubelets are configured with.
+const KUBELET: &str =
+    "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 99\n";
 
 fn situations() -> Vec<Situation> {
     let together = Cluster {
@@ -202,10 +207,16 @@ async fn a_conversion_without_a_worker_is_followed() {
 }
 
 /// A run that was killed while hosts had something in hand: what it told, and what it left.
-/// keepalived is on the hosts before anybody comes, and no step tells of it.
+/// On a disk that others use, too, with keepalived on it before anybody comes: no step makes it so.
+fn as_it_was_found(world: &mut World, node: &NodeName) {
+    let machine = world.machine_mut(node);
+    machine.hardware.kind.shared_disk = true;
+    machine.disk.sharing.keepalived = true;
+}
+
 #[tokio::test(start_paused = true)]
 async fn masters_that_come_to_share_an_address_are_followed() {
-    let mut situation = somebody_elses(None);
+    let mut situation = somebody_elses(Some(NAMED));
     let three = Cluster {
         workers: 2,
         balancers: 0,
@@ -223,8 +234,7 @@ async fn masters_that_come_to_share_an_address_are_followed() {
     };
     let nodes: Vec<_> = situation.world.machines.keys().cloned().collect();
     for node in &nodes {
-        let disk = &mut situation.world.machine_mut(node).disk;
-        disk.sharing.keepalived = true;
+        as_it_was_found(&mut situation.world, node);
     }
     let paused = Goal::Convert {
         pause_after: Some(Landmark::Certificate),
@@ -250,8 +260,7 @@ async fn masters_that_come_to_share_an_address_are_followed() {
     let mut file = instead.intent_after(&three);
     shared.change(|world| {
         world.know(&file.spec);
-        let disk = &mut world.machine_mut(&node("cp-4")).disk;
-        disk.sharing.keepalived = true;
+        as_it_was_found(world, &node("cp-4"));
     });
     let seen = shared.world().observe(&file);
     file.goal =

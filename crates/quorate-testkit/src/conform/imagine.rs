@@ -127,11 +127,27 @@ pub(super) fn begins(mut world: World, intent: &Intent, approved: &Plan) -> Resu
     for world in led_by_anybody(world) {
         match planned(intent, &world) {
             Ok(plan) if real(&plan) == real(approved) => return Ok(world),
-            Ok(plan) => drop(instead.get_or_insert_with(|| render::plan(&plan))),
+            Ok(plan) => drop(instead.get_or_insert_with(|| told_apart(&plan, approved))),
             Err(refused) => drop(instead.get_or_insert(refused)),
         }
     }
     Err(instead.unwrap_or_default())
+}
+
+/// What is planned instead. Where its words are the same, the first step with another content as well.
+fn told_apart(planned: &Plan, approved: &Plan) -> String {
+    let words = render::plan(planned);
+    if words != render::plan(approved) {
+        return words;
+    }
+    let mut pairs = planned.steps().zip(approved.steps());
+    let other = pairs.find(|(planned, approved)| planned != approved);
+    match other {
+        Some((planned, approved)) => {
+            format!("{words}\nin which this step\n{planned:?}\nis not\n{approved:?}")
+        }
+        None => words,
+    }
 }
 
 /// The world, and the same with every other leader of etcd there may be: no journal tells of elections.

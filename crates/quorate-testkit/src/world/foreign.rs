@@ -72,9 +72,13 @@ fn digest(certificate: &Certificate) -> String {
     names.join(" ")
 }
 
-fn configuration(settings: &ClusterSettings) -> Adopted {
+fn configuration(settings: &ClusterSettings, made_with: &Adopted) -> Adopted {
     let text = settings.cluster_configuration();
-    Adopted::read(&text, None).expect("what we render is kubeadm's")
+    Adopted {
+        // Nobody changes what kubelets are configured with.
+        kubelet: made_with.kubelet.clone(),
+        ..Adopted::read(&text, None).expect("what we render is kubeadm's")
+    }
 }
 
 /// What an owner writes who leaves most of it to kubeadm.
@@ -324,13 +328,14 @@ impl World {
                 }
             }
             HostEnsure::Configuration { settings, .. } => {
-                let adopted = settings.adopted.as_ref();
-                adopted.ok_or_else(|| failed("nothing says what the cluster was made with"))?;
+                let adopted = settings.adopted.as_deref();
+                let made_with =
+                    adopted.ok_or_else(|| failed("nothing says what the cluster was made with"))?;
                 let kube = self.own_kube(node)?;
                 kube.kubeadm = Some(KubeadmConfig {
                     kubernetes: settings.kubernetes.clone(),
                     endpoint: settings.endpoint.to_string(),
-                    adopted: Some(Box::new(configuration(settings))),
+                    adopted: Some(Box::new(configuration(settings, made_with))),
                 });
                 let note = (ADOPTED.to_owned(), "converted".to_owned());
                 kube.notes.get_or_insert_default().extend([note]);
