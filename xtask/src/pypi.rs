@@ -33,19 +33,20 @@ impl Tool {
     pub fn install(&self, progress: &mut Progress) -> Result<()> {
         let title = format!("Install {}", self.name());
         let place = self.place();
-        // Written last: what was broken off does not count as the tool.
+        // Written last: what was broken off does not count as the tool. Its programs name the place they were installed at, and do not move.
         let installed = place.join("installed");
-        if fs::read_to_string(&installed).is_ok_and(|packages| packages == self.packages) {
+        let stamp = format!("{} in {}", self.packages, place.display());
+        if fs::read_to_string(&installed).is_ok_and(|found| found == stamp) {
             progress.skip(&title, "there");
             return Ok(());
         }
         let script = format!(
-            "python3 -m venv '{0}' && '{0}/bin/pip' install --quiet {1}",
+            "python3 -m venv --clear '{0}' && '{0}/bin/pip' install --quiet {1}",
             place.display(),
             self.packages
         );
         progress.build(&title, Command::new("sh").args(["-c", &script]))?;
-        fs::write(&installed, self.packages)
+        fs::write(&installed, stamp)
             .with_context(|| format!("failed to write {}", installed.display()))
     }
 }
