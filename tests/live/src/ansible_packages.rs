@@ -151,9 +151,9 @@ fn with_cri_tools(stage: &mut Stage, hosts: &Bare, repositories: &Repositories) 
     )?;
     let expected = [
         "etcd",
+        "flanneld",
         "kube-apiserver",
         "kube-controller-manager",
-        "kube-flannel",
         "kube-proxy",
         "kube-scheduler",
     ];
