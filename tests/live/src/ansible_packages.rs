@@ -13,7 +13,7 @@ use crate::{
     apt_repository::{KEY, Repositories, Told},
     bare::Bare,
     bring_up::healthy,
-    host_state::{self, Exception},
+    host_state,
     judge::{Api, listings, same},
     stage::{Stage, said},
 };
@@ -31,9 +31,6 @@ const HOSTS: [(&str, u8); 5] = [
     ("w-1", 101),
     ("lb-1", 201),
 ];
-
-/// What may differ besides on hosts with packages.
-const OF_PACKAGES: &[Exception] = &[];
 
 const SITE: &str = "quorate.cluster.site";
 
@@ -92,7 +89,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         hosts: &HOSTS,
         file: &file,
         blank: &|hosts| distribution(hosts, &repositories),
-        exceptions: &[host_state::OF_ITS_TIME, OF_PACKAGES].concat(),
+        exceptions: host_state::OF_ITS_TIME,
     };
     again.by_apply(stage, &by_plays)
 }
