@@ -72,8 +72,9 @@ fn digest(certificate: &Certificate) -> String {
     names.join(" ")
 }
 
+/// What kubeadm stores when it is given that configuration: where certificates are it fills in.
 fn configuration(settings: &ClusterSettings, made_with: &Adopted) -> Adopted {
-    let text = settings.cluster_configuration();
+    let text = settings.cluster_configuration() + "certificatesDir: /etc/kubernetes/pki\n";
     Adopted {
         // Nobody changes what kubelets are configured with.
         kubelet: made_with.kubelet.clone(),
