@@ -213,7 +213,7 @@ const CASES: &[Case] = &[
     Case {
         name: "convert-outside",
         full: true,
-        budget_s: 540,
+        budget_s: 690,
         kubernetes: None,
         about: "a single master all the way behind a balancer of its owner's, and another by records of DNS alone; each time the first master loses power",
         run: convert_outside::run,
