@@ -2,9 +2,11 @@
 
 mod golden;
 
+use std::collections::BTreeSet;
+
 use quorate_plan::{
-    Ensure, Fence, Goal, HostEnsure, Intent, NodeName, Observation, Plan, Planning, Standing, Step,
-    lint::lint, plan, spec::BringUp,
+    Ensure, Fence, Goal, HostEnsure, InfraEnsure, Intent, NodeName, Observation, Place, Plan,
+    Planning, Standing, Step, lint::lint, plan, spec::BringUp,
 };
 use quorate_testkit::{
     World,
@@ -167,7 +169,7 @@ fn verbs() -> Vec<(&'static str, World, Intent)> {
         let gone = quorate_plan::observation::Node {
             ready: false,
             reason: "Kubelet stopped posting node status.".into(),
-            pressures: std::collections::BTreeSet::new(),
+            pressures: BTreeSet::new(),
             control_plane: true,
             tainted: true,
             kubelet: "1.35.4".into(),
@@ -346,6 +348,42 @@ fn plans_read_like_this() {
         let text = render::plan(&planned(&intent, &world));
         golden::check(&format!("plans/{name}.txt"), &text);
     }
+}
+
+/// A founder that loses its data before its guard stands may come back as a voter that forgot what it had confirmed.
+#[test]
+fn nobody_is_led_to_a_master_before_its_guard() {
+    let mut led = 0;
+    for (name, world, intent) in situations() {
+        let plan = planned(&intent, &world);
+        let marked = |node: &NodeName| world.machine(node).disk.marker.is_some();
+        let mut guarded: BTreeSet<NodeName> = world
+            .machines
+            .keys()
+            .filter(|node| marked(node))
+            .cloned()
+            .collect();
+        for stage in &plan.stages {
+            for step in &stage.steps {
+                let to = match &step.ensure {
+                    Ensure::Host(HostEnsure::Backend { backend, .. }) => &backend.name,
+                    Ensure::Infra(InfraEnsure::Target { node, .. }) => node,
+                    Ensure::Host(_) | Ensure::Infra(_) => continue,
+                };
+                led += 1;
+                assert!(guarded.contains(to), "{name}: {}", render::step(step));
+            }
+            let now = stage
+                .steps
+                .iter()
+                .filter_map(|step| match (&step.ensure, &step.on) {
+                    (Ensure::Host(HostEnsure::Guarded {}), Place::Host(node)) => Some(node.clone()),
+                    _ => None,
+                });
+            guarded.extend(now);
+        }
+    }
+    assert!(led > 0, "nobody was led anywhere: nothing was looked at");
 }
 
 #[test]
