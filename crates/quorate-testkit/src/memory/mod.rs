@@ -100,10 +100,13 @@ enum Due {
 impl Shared {
     /// Shares a world. Its time begins now.
     pub fn new(world: World) -> Self {
+        let since = Instant::now();
+        let ready = world.ready().into_iter();
         Self(Rc::new(RefCell::new(Inner {
             since_ms: world.now_ms,
+            ready_at: ready.map(|node| (node, since)).collect(),
             world,
-            since: Instant::now(),
+            since,
             ticks: 0,
             at_rest: false,
             jobs: BTreeMap::new(),
@@ -112,7 +115,6 @@ impl Shared {
             effects: 0,
             unreachable: BTreeMap::new(),
             stale: BTreeMap::new(),
-            ready_at: BTreeMap::new(),
             due: BTreeMap::new(),
             dues: 0,
             violations: Vec::new(),
@@ -195,10 +197,11 @@ impl Inner {
             let at = self.since + TICK * self.ticks;
             let elapsed = u64::try_from((at - self.since).as_millis()).unwrap_or(u64::MAX);
             self.world.now_ms = self.since_ms + elapsed;
+            self.fall_due(at);
+            // Whoever is reached again may be ready at once, and a host sees it in the moment it acts.
             for node in self.world.ready() {
                 self.ready_at.insert(node, at);
             }
-            self.fall_due(at);
             self.work(at);
             if !self.at_rest {
                 self.at_rest = !self.world.tick();
