@@ -15,7 +15,7 @@ use anyhow::Result;
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    conversion::{Before, MASTERS, STRAGGLER, api, endpoint, kept},
+    conversion::{Before, MASTERS, STRAGGLER, api, endpoint, kept, pinned},
     foreign::{Foreign, MASTER, Shape, WORKERS},
     judge::{members, same},
     load::Load,
@@ -307,16 +307,7 @@ fn instance(master: &str) -> String {
 }
 
 pub fn trusted(stage: &mut Stage, hosts: &Bare, file: &str) -> Result<()> {
-    let named = MASTERS.iter().chain(&WORKERS);
-    let prints = named
-        .map(|host| hosts.fingerprint(host))
-        .collect::<Result<Vec<_>>>()?;
-    let mut trust = vec!["trust", "-f", file];
-    for print in &prints {
-        trust.extend(["--expect", print]);
-    }
-    stage.succeed(&trust)?;
-    Ok(())
+    pinned(stage, hosts, file, &[&MASTERS[..], &WORKERS[..]].concat())
 }
 
 /// What every file of this cluster says.
