@@ -17,6 +17,8 @@ use crate::{
     pypi::Tool,
 };
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// How the scripts say that nothing could be tested.
 const NOTHING_TESTED: i32 = 77;
 
@@ -39,6 +41,12 @@ const TOOLS: [(Tool, &str, &str); 2] = [
         "bin/checkov",
     ),
 ];
+
+/// How many steps [`for_live`] has.
+pub const STEPS_FOR_LIVE: usize = 2;
+
+/// What the live case needs that runs Terraform.
+const FOR_LIVE: &str = "terraform/tests/adopted.py";
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +140,7 @@ pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
     };
     let tools = match tier {
         Tier::Quick => Vec::new(),
-        Tier::Whole => tools(progress, ci)?,
+        Tier::Whole => tools(progress, &TOOLS, ci)?,
     };
     for suite in suites(tier) {
         if !machine::on_path("python3") {
@@ -172,11 +180,43 @@ pub fn check(progress: &mut Progress, tier: Tier, ci: bool) -> Result<Counts> {
     Ok(all)
 }
 
+/// What a live case is told that runs Terraform, or why it cannot run here.
+///
+/// # Errors
+/// When in CI what can be had everywhere cannot be had.
+pub fn for_live(
+    progress: &mut Progress,
+    ci: bool,
+) -> Result<Result<Vec<(&'static str, PathBuf)>, String>> {
+    if !machine::on_path("python3") {
+        return Ok(Err("the program `python3` is absent".to_owned()));
+    }
+    let (title, moto) = ("Look for Terraform", &TOOLS[..1]);
+    let found = tools(progress, moto, ci)?;
+    let mut look = Command::new("python3");
+    look.current_dir(build::root())
+        .args([FOR_LIVE, "--look"])
+        .envs(found.iter().map(|(variable, place)| (variable, place)));
+    progress.run_unless(title, &mut look, MINUTE, Some(NOTHING_TESTED))?;
+    let log = progress::log_path(title)?;
+    let text = std::fs::read_to_string(&log)
+        .with_context(|| format!("failed to read {}", log.display()))?;
+    let missing = text.lines().find_map(|line| line.strip_prefix("SKIPPED: "));
+    Ok(match missing {
+        Some(missing) => Err(missing.to_owned()),
+        None => Ok(found),
+    })
+}
+
 /// Installs what can be installed, but for what whoever runs this has named. Where it cannot be had the scripts look on the PATH, and say what
 /// they do not find.
-fn tools(progress: &mut Progress, ci: bool) -> Result<Vec<(&'static str, PathBuf)>> {
+fn tools(
+    progress: &mut Progress,
+    which: &[(Tool, &'static str, &str)],
+    ci: bool,
+) -> Result<Vec<(&'static str, PathBuf)>> {
     let mut found = Vec::new();
-    for (tool, variable, shown) in &TOOLS {
+    for (tool, variable, shown) in which {
         if std::env::var_os(variable).is_some() {
             progress.skip(&format!("Install {}", tool.name()), "named already");
             continue;
@@ -192,7 +232,7 @@ fn tools(progress: &mut Progress, ci: bool) -> Result<Vec<(&'static str, PathBuf
 
 /// The scripts of a tier.
 fn suites(tier: Tier) -> Vec<Suite> {
-    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let minutes = |minutes: u32| MINUTE * minutes;
     let suite = |title, script, arguments, program, within| Suite {
         title,
         script,
@@ -301,6 +341,7 @@ mod tests {
             let text = std::fs::read_to_string(&script).expect("a script that can be read");
             assert!(!text.is_empty());
         }
+        assert!(build::root().join(FOR_LIVE).is_file());
         // The number that both of them mean by it.
         let script = build::root().join("terraform/tests/against_moto.py");
         let text = std::fs::read_to_string(script).expect("a script that can be read");

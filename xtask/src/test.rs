@@ -36,6 +36,9 @@ const MODEL: &str = "quorate-testkit";
 /// The live cases that need Ansible.
 const PLAYS: [&str; 3] = ["ansible", "ansible-convert", "ansible-packages"];
 
+/// The live case that needs Terraform.
+const TERRAFORM: &str = "convert-terraform";
+
 /// What to test.
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -88,6 +91,8 @@ struct Test<'a> {
     green_before: usize,
     /// Where each Ansible is, by the variable that tells live cases. None: it was not looked for, or cannot be had here.
     plays: Vec<(&'static str, PathBuf)>,
+    /// Where Terraform's stand-in for AWS is, alike; or why Terraform cannot run here.
+    terraform: Result<Vec<(&'static str, PathBuf)>, String>,
 }
 
 /// What live cases run.
@@ -127,12 +132,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         failures: Vec::new(),
         green_before: 0,
         plays: Vec::new(),
+        terraform: Err("it was not looked for".to_owned()),
     };
     test.announce(&cases);
     // Packages; quorate and the bundle; format, lints, licences with their tool, the collection with Ansible, tests and the model built and
     // run; Terraform's.
     let rest = options.only.is_none() && shard.number == 1;
     let plays = cases.iter().any(|case| PLAYS.contains(&case.name.as_str()));
+    let modules = cases.iter().any(|case| case.name == TERRAFORM);
     let tier = if options.full {
         terraform::Tier::Whole
     } else {
@@ -146,13 +153,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .collect();
     let steps = 15 + terraform::steps(tier);
     test.progress.expect(
-        2 + versions.len() + if rest { steps } else { 2 * usize::from(plays) } + cases.len(),
+        2 + versions.len()
+            + if rest { steps } else { 2 * usize::from(plays) }
+            + terraform::STEPS_FOR_LIVE * usize::from(modules)
+            + cases.len(),
     );
     test.packages()?;
     if rest {
         test.checks()?;
     } else if plays {
         test.ansible()?;
+    }
+    if modules {
+        test.terraform = terraform::for_live(&mut test.progress, test.ci)?;
     }
     let ready = test.ready(&cases, &versions)?;
     if rest {
@@ -394,6 +407,16 @@ impl Test<'_> {
                 self.leave_out(case, "skipped", why);
                 continue;
             }
+            let terraform = match &self.terraform {
+                Err(why) if case.name == TERRAFORM => {
+                    let why = format!("live case {}: {why}", case.name);
+                    self.leave_out(case, "skipped", why);
+                    continue;
+                }
+                Err(_) => &[][..],
+                Ok(terraform) => terraform,
+            };
+            let tools = [&self.plays, terraform].concat();
             if let Some(why) = self.does_not_fit(case) {
                 self.leave_out(case, "cut", why);
                 continue;
@@ -405,7 +428,7 @@ impl Test<'_> {
                 case,
                 &ready.quorate,
                 ready.bundle(&case.kubernetes)?,
-                &self.plays,
+                &tools,
             )?;
             self.failures.extend(failures);
             let took = self.progress.elapsed() - began;

@@ -24,7 +24,7 @@ use crate::{
     host_state,
     judge::{Api, ETCDCTL, listings, members, same},
     pages::{self, Reading},
-    ssh_serial::{admit_user, operators_key},
+    ssh_serial::{admit, operators_key},
     stage::{Stage, finish, said, tail},
 };
 
@@ -59,7 +59,7 @@ const PROGRAMS: [(&str, &str); 2] = [
 pub fn run(stage: &mut Stage) -> Result<()> {
     let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
     let ops = operators_key(stage)?;
-    admit_user(&hosts, "w-1", &ops.1)?;
+    admit(&hosts, "w-1", "ops", &ops.1)?;
     let file = files(stage, &hosts, &ops.0)?;
     trust(stage, &hosts, &file, &HOSTS)?;
     let names = HOSTS.map(|(host, _)| host);
@@ -93,7 +93,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         subnet: SUBNET,
         hosts: &HOSTS,
         file: &file,
-        blank: &|hosts| admit_user(hosts, "w-1", &ops.1),
+        blank: &|hosts| admit(hosts, "w-1", "ops", &ops.1),
         exceptions: host_state::OF_ITS_TIME,
     };
     again.by_apply(stage, &by_plays)

@@ -118,11 +118,6 @@ impl Bare {
         Ok(String::from_utf8_lossy(&entered.stdout).into_owned())
     }
 
-    /// Waits for something that is asynchronous.
-    pub fn wait_for<T>(&self, what: impl Future<Output = T>) -> T {
-        self.runtime.block_on(what)
-    }
-
     /// Whether a shell condition holds inside a host. One that cannot be entered does not fulfil any.
     pub fn holds(&self, host: &str, condition: &str) -> bool {
         self.run(host, condition).is_ok()

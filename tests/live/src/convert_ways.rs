@@ -19,7 +19,7 @@ use crate::{
     foreign::{Foreign, MASTER, Shape, WORKERS},
     judge::{members, same},
     load::Load,
-    nlb::{BALANCER, GROUP, Nlb, balancer_of_its_owner, lead},
+    nlb::{Account, BALANCER, GROUP, Nlb, balancer_of_its_owner, lead},
     stage::{Stage, said, tail},
 };
 
@@ -148,7 +148,11 @@ fn network_load_balancer(
         .iter()
         .map(|master| Ok((instance(master), server(hosts, master)?)))
         .collect::<Result<_>>()?;
-    let nlb = Nlb::start(NAME, HERE, LB, instances, &old)?;
+    let account = Account {
+        group: GROUP.to_owned(),
+        behind: None,
+    };
+    let nlb = Nlb::start(NAME, HERE, LB, instances, account)?;
     let file = &terraforms_file(stage, hosts, nlb.address)?;
     let balancer = server(hosts, LB)?;
 

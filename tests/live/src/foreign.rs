@@ -79,21 +79,54 @@ pub struct Shape {
     pub after: String,
 }
 
+/// What hosts are called, as host and as node, with the last numbers of their addresses.
+pub struct Names {
+    pub master: (&'static str, u8),
+    pub workers: Vec<(&'static str, u8)>,
+    /// Those with nothing on them.
+    pub blank: Vec<(&'static str, u8)>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            master: (MASTER, 11),
+            workers: vec![(WORKERS[0], 101), (WORKERS[1], 102)],
+            blank: BLANK.to_vec(),
+        }
+    }
+}
+
 /// A foreign cluster, and blank hosts beside it.
 pub struct Foreign {
     pub hosts: Bare,
+    names: Names,
 }
 
 impl Foreign {
-    /// Makes it.
+    /// Makes it, with two workers.
     pub fn make(stage: &mut Stage, name: &str, subnet: &str, shape: &Shape) -> Result<Self> {
-        let hosts = Bare::make(stage, name, subnet, &BLANK)?;
-        let foreign = Self { hosts };
-        let numbers = [(MASTER, 11), (WORKERS[0], 101), (WORKERS[1], 102)];
-        for (host, number) in numbers {
-            foreign.install(stage, host, number)?;
+        Self::make_of(stage, name, subnet, Names::default(), shape)
+    }
+
+    /// Makes it of hosts with these names.
+    pub fn make_of(
+        stage: &mut Stage,
+        name: &str,
+        subnet: &str,
+        names: Names,
+        shape: &Shape,
+    ) -> Result<Self> {
+        let hosts = Bare::make(stage, name, subnet, &names.blank)?;
+        let foreign = Self { hosts, names };
+        let Names {
+            master, workers, ..
+        } = &foreign.names;
+        let nodes = [&[*master][..], workers].concat();
+        for (host, number) in &nodes {
+            foreign.install(stage, host, *number)?;
             if let Some(name) = shape.endpoint {
-                let line = format!("{} {name}", foreign.hosts.address(MASTER)?);
+                let line = format!("{} {name}", foreign.hosts.address(master.0)?);
                 foreign
                     .hosts
                     .run(host, &format!("echo '{line}' >>/etc/hosts"))?;
@@ -101,10 +134,11 @@ impl Foreign {
         }
         // Unpacking images takes longest.
         std::thread::scope(|scope| {
-            let starting = numbers.map(|(host, _)| {
+            let start = |host| {
                 let foreign = &foreign;
                 scope.spawn(move || foreign.start(host))
-            });
+            };
+            let starting: Vec<_> = nodes.iter().map(|(host, _)| start(*host)).collect();
             starting
                 .into_iter()
                 .try_for_each(|one| one.join().expect("it does not panic"))
@@ -122,7 +156,7 @@ impl Foreign {
             },
         );
         let join = foreign.on_master("kubeadm token create --print-join-command")?;
-        for worker in WORKERS {
+        for (worker, _) in workers {
             foreign.hosts.run(
                 worker,
                 &format!("{} --node-name {worker} {IGNORED} 2>&1", join.trim()),
@@ -139,6 +173,7 @@ impl Foreign {
 
     /// All nodes are Ready, and the pods of the network, which end once or twice where a node is new, and all others run.
     fn runs(&self) -> Result<bool> {
+        let names = [&[self.names.master][..], &self.names.workers].concat();
         let nodes = self.on_master("kubectl get nodes --no-headers")?;
         let pods = self.on_master("kubectl get pods -A --no-headers")?;
         let networks = pods.lines().filter(|line| line.contains("kube-flannel-ds"));
@@ -147,20 +182,19 @@ impl Foreign {
             .lines()
             .filter(|line| line.contains(" Ready "))
             .count()
-            == 3
-            && networks.count() == 3
+            == names.len()
+            && networks.count() == names.len()
             && pods.lines().all(runs)
             // A network that has not reached the API yet runs, too, and ends once more.
-            && [MASTER]
+            && names
                 .iter()
-                .chain(&WORKERS)
-                .all(|host| self.hosts.holds(host, "test -s /run/flannel/subnet.env")))
+                .all(|(host, _)| self.hosts.holds(host, "test -s /run/flannel/subnet.env")))
     }
 
     /// Runs a script on the master as its administrator.
     pub fn on_master(&self, script: &str) -> Result<String> {
         let script = format!("export KUBECONFIG=/etc/kubernetes/admin.conf\n{script}");
-        self.hosts.run(MASTER, &script)
+        self.hosts.run(self.names.master.0, &script)
     }
 
     /// A host with the programs that a package or an image of a cloud would have brought.
@@ -213,7 +247,8 @@ impl Foreign {
     fn init(&self, stage: &Stage, shape: &Shape) -> Result<()> {
         let kubernetes = stage.kubernetes();
         let (dns, etcd_tag) = (tag(stage, "coredns")?, tag(stage, "etcd")?);
-        let address = self.hosts.address(MASTER)?;
+        let (master, _) = self.names.master;
+        let address = self.hosts.address(master)?;
         let Shape {
             cluster,
             etcd,
@@ -227,7 +262,7 @@ impl Foreign {
             "apiVersion: kubeadm.k8s.io/v1beta4
 kind: InitConfiguration
 localAPIEndpoint: {{ advertiseAddress: {address} }}
-nodeRegistration: {{ name: {MASTER} }}
+nodeRegistration: {{ name: {master} }}
 ---
 apiVersion: kubeadm.k8s.io/v1beta4
 kind: ClusterConfiguration
@@ -252,7 +287,7 @@ conntrack: {{ maxPerCore: 0 }}
 "
         );
         self.hosts.run(
-            MASTER,
+            master,
             &format!(
                 "{before}\ncat >/root/kubeadm.yaml <<'END'\n{config}END\nkubeadm init --config /root/kubeadm.yaml {IGNORED} 2>&1
                  mkdir -p /root/.kube; cp /etc/kubernetes/admin.conf /root/.kube/config"

@@ -3,6 +3,7 @@
 //! `quorate-live CASE` runs one; `cargo xtask test` runs them in their tiers. Start at [`CASES`]; what a case has at hand is in
 //! [`stage`]. Every case makes its own hosts and removes them again, also after a failure, and compares the machine before and after.
 
+mod adopted;
 mod ansible;
 mod ansible_convert;
 mod ansible_packages;
@@ -23,7 +24,9 @@ mod convert_census;
 mod convert_odd;
 mod convert_outside;
 mod convert_retire;
+mod convert_terraform;
 mod convert_ways;
+mod disks;
 mod drills;
 mod file_server;
 mod foreign;
@@ -217,6 +220,14 @@ const CASES: &[Case] = &[
         kubernetes: None,
         about: "a single master all the way behind a balancer of its owner's, and another by records of DNS alone; each time the first master loses power",
         run: convert_outside::run,
+    },
+    Case {
+        name: "convert-terraform",
+        full: true,
+        budget_s: 540,
+        kubernetes: None,
+        about: "under load: a Terraform repository with a single master adopts the module, and its cluster becomes three as the guide shows it; Terraform is real, AWS a stand-in",
+        run: convert_terraform::run,
     },
     Case {
         name: "kubeadm-kin",

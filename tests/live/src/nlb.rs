@@ -8,7 +8,6 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +17,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use quorate_kube::{Client, Kubeconfig};
 
 use crate::{bare::Bare, file_server::decoded, stage::Stage};
 
@@ -71,6 +69,14 @@ struct State {
     trouble: Option<String>,
 }
 
+/// What AWS knows of the cluster.
+pub struct Account {
+    /// The target group's ARN.
+    pub group: String,
+    /// Another stand-in, which has everything but targets' health and traffic: it is asked first, and has the last word. None: there is nothing else.
+    pub behind: Option<SocketAddr>,
+}
+
 /// Until it is dropped.
 pub struct Nlb {
     /// Where its API is.
@@ -81,13 +87,13 @@ pub struct Nlb {
 }
 
 impl Nlb {
-    /// Begins, without a target. `instances`: where each one's API server is. `kubeconfig`: has the cluster's authority.
+    /// Begins, without a target. `instances`: where each one's API server is.
     pub fn start(
         cluster: &str,
         at: Ipv4Addr,
         balancer: &'static str,
         instances: BTreeMap<String, SocketAddr>,
-        kubeconfig: &Path,
+        account: Account,
     ) -> Result<Self> {
         let listener = TcpListener::bind((at, 0)).context("the hosts' bridge has that address")?;
         let address = listener.local_addr()?;
@@ -95,11 +101,6 @@ impl Nlb {
             Arc::new(Mutex::new(State::default())),
             Arc::new(AtomicBool::new(false)),
         );
-        let mut clients = BTreeMap::new();
-        for (instance, server) in &instances {
-            let config = Kubeconfig::load(kubeconfig)?.with_tls_server_name("kubernetes");
-            clients.insert(instance.clone(), Client::new(&config, Some(*server))?);
-        }
         let hosts = Bare::open(cluster)?;
         let asking = {
             let (state, ends) = (state.clone(), ends.clone());
@@ -110,7 +111,7 @@ impl Nlb {
                         return;
                     }
                     // A client that goes away in the middle asks again.
-                    let _gone = answer(&client, &state, &known);
+                    let _gone = answer(&client, &state, &known, &account);
                 }
             })
         };
@@ -119,14 +120,7 @@ impl Nlb {
             thread::spawn(move || {
                 let mut leads_to = BTreeSet::new();
                 while !ends.load(Ordering::SeqCst) {
-                    if let Err(error) = check(
-                        &state,
-                        &clients,
-                        &instances,
-                        &hosts,
-                        balancer,
-                        &mut leads_to,
-                    ) {
+                    if let Err(error) = check(&state, &instances, &hosts, balancer, &mut leads_to) {
                         lock(&state).trouble = Some(format!("{error:#}"));
                     }
                     thread::sleep(EVERY);
@@ -179,18 +173,19 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 /// Asks every target, and leads to those that are healthy, or to all where none is.
 fn check(
     state: &Mutex<State>,
-    clients: &BTreeMap<String, Client>,
     instances: &BTreeMap<String, SocketAddr>,
     hosts: &Bare,
     balancer: &str,
     leads_to: &mut BTreeSet<String>,
 ) -> Result<()> {
     let registered: Vec<String> = lock(state).targets.keys().cloned().collect();
+    let ready = ready(hosts, balancer, instances, &registered)?;
     for instance in registered {
-        let ready = hosts.wait_for(clients[&instance].readyz(ANSWER_WITHIN));
-        let good = ready.is_ok_and(|readyz| readyz.status == 200);
         if let Some(target) = lock(state).targets.get_mut(&instance) {
-            target.good = if good { target.good + 1 } else { 0 };
+            target.good = match ready.contains(&instance) {
+                true => target.good + 1,
+                false => 0,
+            };
         }
     }
     let wanted: BTreeSet<String> = {
@@ -223,7 +218,35 @@ fn check(
     Ok(())
 }
 
-fn answer(client: &TcpStream, state: &Mutex<State>, known: &BTreeSet<String>) -> Result<()> {
+/// The targets that are ready, asked all at once from the balancer's own host: AWS's checks come from the balancer's addresses, too, and verify no
+/// certificate.
+fn ready(
+    hosts: &Bare,
+    balancer: &str,
+    instances: &BTreeMap<String, SocketAddr>,
+    targets: &[String],
+) -> Result<BTreeSet<String>> {
+    let asking: String = targets
+        .iter()
+        .map(|target| {
+            format!(
+                "curl -sk -m {} -o /dev/null -w '{target} %{{http_code}}\\n' https://{}/readyz &\n",
+                ANSWER_WITHIN.as_secs(),
+                instances[target]
+            )
+        })
+        .collect();
+    let said = hosts.run(balancer, &format!("{asking}wait"))?;
+    let ready = said.lines().filter_map(|line| line.strip_suffix(" 200"));
+    Ok(ready.map(str::to_owned).collect())
+}
+
+fn answer(
+    client: &TcpStream,
+    state: &Mutex<State>,
+    known: &BTreeSet<String>,
+    account: &Account,
+) -> Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
@@ -231,7 +254,7 @@ fn answer(client: &TcpStream, state: &Mutex<State>, known: &BTreeSet<String>) ->
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let (mut length, mut signed) = (0, false);
+        let (mut length, mut authorization) = (0, String::new());
         loop {
             line.clear();
             reader.read_line(&mut line)?;
@@ -240,20 +263,27 @@ fn answer(client: &TcpStream, state: &Mutex<State>, known: &BTreeSet<String>) ->
             };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.trim().parse::<usize>()?,
-                "authorization" => {
-                    let value = value.trim();
-                    signed = value.starts_with("AWS4-HMAC-SHA256 Credential=")
-                        && value.contains("/eu-central-1/elasticloadbalancing/aws4_request");
-                }
+                "authorization" => authorization = value.trim().to_owned(),
                 _ => {}
             }
         }
         let mut body = vec![0; length.min(BODY_BYTES_MAX)];
         reader.read_exact(&mut body)?;
         let body = String::from_utf8_lossy(&body).into_owned();
-        let (status, text) = match signed {
-            true => call(&body, state, known),
-            false => (403, refusal("MissingAuthenticationToken", "unsigned")),
+        let signed = authorization.starts_with("AWS4-HMAC-SHA256 Credential=")
+            && authorization.contains("/eu-central-1/elasticloadbalancing/aws4_request");
+        let theirs = account
+            .behind
+            .map(|behind| asked_behind(behind, &authorization, &body))
+            .transpose()?;
+        let (status, text) = match theirs {
+            None if !signed => (403, refusal("MissingAuthenticationToken", "unsigned")),
+            None => call(&body, state, known, &account.group),
+            Some((200, theirs)) => match call(&body, state, known, &account.group) {
+                (200, ours) => (200, ours),
+                _ => (200, theirs),
+            },
+            Some(refused) => refused,
         };
         let mut client = client;
         write!(
@@ -264,13 +294,30 @@ fn answer(client: &TcpStream, state: &Mutex<State>, known: &BTreeSet<String>) ->
     }
 }
 
+/// What the other stand-in says to a request.
+fn asked_behind(behind: SocketAddr, authorization: &str, body: &str) -> Result<(u16, String)> {
+    let mut server = TcpStream::connect(behind)?;
+    server.set_read_timeout(Some(Duration::from_secs(60)))?;
+    write!(
+        server,
+        "POST / HTTP/1.0\r\nHost: {behind}\r\nContent-Type: application/x-www-form-urlencoded\r\nAuthorization: {authorization}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut said = String::new();
+    server.read_to_string(&mut said)?;
+    let (head, text) = said.split_once("\r\n\r\n").context("it ended early")?;
+    let status = head.split(' ').nth(1).context("a status")?.parse()?;
+    Ok((status, text.to_owned()))
+}
+
 fn refusal(code: &str, message: &str) -> String {
     format!(
         "<ErrorResponse><Error><Code>{code}</Code><Message>{message}</Message></Error><RequestId>live</RequestId></ErrorResponse>"
     )
 }
 
-fn call(body: &str, state: &Mutex<State>, known: &BTreeSet<String>) -> (u16, String) {
+fn call(body: &str, state: &Mutex<State>, known: &BTreeSet<String>, group: &str) -> (u16, String) {
     let form: BTreeMap<String, String> = body
         .split('&')
         .filter_map(|pair| pair.split_once('='))
@@ -278,7 +325,7 @@ fn call(body: &str, state: &Mutex<State>, known: &BTreeSet<String>) -> (u16, Str
         .collect();
     let of = |name: &str| form.get(name).map_or("", String::as_str);
     let (action, mut state) = (of("Action"), lock(state));
-    if of("TargetGroupArn") != GROUP {
+    if of("TargetGroupArn") != group {
         return (400, refusal("TargetGroupNotFound", "no such target group"));
     }
     let instances: Vec<&String> = form

@@ -31,7 +31,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let hosts = Bare::make(stage, NAME, SUBNET, &HOSTS)?;
     let ops = operators_key(stage)?;
     for host in ["cp-2", "w-1"] {
-        admit_user(&hosts, host, &ops.1)?;
+        admit(&hosts, host, "ops", &ops.1)?;
     }
     let file = cluster_file(stage, &hosts, &ops.0)?;
     trust(stage, &hosts, &file)?;
@@ -139,13 +139,14 @@ pub fn operators_key(stage: &Stage) -> Result<(String, String)> {
 }
 
 /// A user who may become root without a password, and nothing else.
-pub fn admit_user(hosts: &Bare, host: &str, public: &str) -> Result<()> {
+pub fn admit(hosts: &Bare, host: &str, user: &str, public: &str) -> Result<()> {
+    let keys = format!("/home/{user}/.ssh/authorized_keys");
     hosts.run(
         host,
         &format!(
-            "useradd -m -s /bin/sh ops; install -d -m 700 -o ops -g ops /home/ops/.ssh; \
-             echo '{public}' >/home/ops/.ssh/authorized_keys; chown ops:ops /home/ops/.ssh/authorized_keys; \
-             chmod 600 /home/ops/.ssh/authorized_keys; echo 'ops ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/ops; chmod 440 /etc/sudoers.d/ops"
+            "useradd -m -s /bin/sh {user}; install -d -m 700 -o {user} -g {user} /home/{user}/.ssh; \
+             echo '{public}' >{keys}; chown {user}:{user} {keys}; chmod 600 {keys}; \
+             echo '{user} ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/{user}; chmod 440 /etc/sudoers.d/{user}"
         ),
     )?;
     Ok(())

@@ -44,7 +44,7 @@ pub struct Stage {
     /// Local hosts that no cluster file of provider `local` names, by their cluster's name.
     bare: Vec<String>,
     /// Variables that programs have besides.
-    variables: Vec<(&'static str, OsString)>,
+    variables: Vec<(String, OsString)>,
     /// Console blocks of pages that were run.
     blocks_read: usize,
     /// What the case did to machines, by cluster, which no journal tells.
@@ -310,8 +310,8 @@ impl Stage {
     }
 
     /// Gives programs a variable more.
-    pub fn set(&mut self, name: &'static str, value: &OsStr) {
-        self.variables.push((name, value.to_owned()));
+    pub fn set(&mut self, name: &str, value: &OsStr) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Lets a program have this case's own directories.
