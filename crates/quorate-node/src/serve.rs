@@ -314,7 +314,7 @@ mod tests {
         };
         assert!(!fencing.connected && fencing.claim.is_none());
         assert!(matches!(
-            channel.ask(&prepare(1)).await,
+            when_free(&mut channel, &prepare(1)).await,
             Answer::Failed { .. }
         ));
         channel.close().await.unwrap();
@@ -383,7 +383,7 @@ mod tests {
         assert!(since_ms > 0);
         assert!(!machine.paths.state("mark.json").exists());
         drop(lock);
-        outcome(channel.ask(&prepare(7)).await);
+        outcome(when_free(&mut channel, &prepare(7)).await);
         channel.close().await.unwrap();
     }
 

@@ -353,6 +353,7 @@ fn check_host(
         | HostEnsure::FoundingAside { .. }
         | HostEnsure::Backend { .. }
         | HostEnsure::Guarded {}
+        | HostEnsure::FoundingOver {}
         | HostEnsure::Learner { .. }
         | HostEnsure::Voter { .. }
         | HostEnsure::Network { .. }

@@ -171,6 +171,7 @@ fn needed_change(ensure: &HostEnsure) -> Needed {
         | HostEnsure::ClusterDns { .. }
         | HostEnsure::Registered { .. }
         | HostEnsure::Guarded {}
+        | HostEnsure::FoundingOver {}
         | HostEnsure::Network { .. }
         | HostEnsure::Worker { .. }
         | HostEnsure::TokensGone {}

@@ -122,6 +122,7 @@ fn cost(ensure: &Ensure) -> (Cost, Undo) {
         | HostEnsure::Authority { .. }
         | HostEnsure::Certificates { .. }
         | HostEnsure::Guarded {}
+        | HostEnsure::FoundingOver {}
         | HostEnsure::FoundingAside { .. }
         | HostEnsure::BackendGone { .. }
         | HostEnsure::EndpointGone { .. }

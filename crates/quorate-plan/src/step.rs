@@ -256,8 +256,10 @@ pub enum HostEnsure {
         /// This host.
         node: Peer,
     },
-    /// The empty-data guard: a marker outside etcd's data, and a kubelet that does not start when the data is gone. Ends a founding.
+    /// The empty-data guard: a marker outside etcd's data, and a kubelet that does not start when the data is gone.
     Guarded {},
+    /// No founding is in progress here: a majority of the founders votes, and whoever of them does not joins like anybody else.
+    FoundingOver {},
     /// A learner was added for that host, by this voter.
     Learner {
         /// The host that joins.
@@ -560,6 +562,7 @@ impl Ensure {
             Self::Host(host) => match host {
                 HostEnsure::Prepared { .. }
                 | HostEnsure::Guarded {}
+                | HostEnsure::FoundingOver {}
                 | HostEnsure::TokensGone {}
                 | HostEnsure::UploadedCertsGone {}
                 | HostEnsure::LeaderMoved { .. }

@@ -616,6 +616,21 @@ fn a_founding_is_begun_again_once() {
         asked(aside("a b"), 5, &begun(&one)),
         "unpermitted: `what the failed founding left here is moved aside` needs a permitted change"
     );
+    let mut served = begun(&one);
+    if let Some(Seen::Known { value, .. }) = served.hosts.get_mut(&node("a")) {
+        let marker = MemberMark {
+            cluster_id: "1".into(),
+            member: id("a"),
+        };
+        value.etcd_data = Seen::now(EtcdData {
+            wal: true,
+            marker: Some(marker),
+        });
+    }
+    assert_eq!(
+        asked(aside("a b c"), 5, &served),
+        "not-blank: a shall found a cluster, but carries the marker of an etcd member, whose cluster may have served"
+    );
     let mut unseen = begun(&one);
     unseen.hosts.remove(&node("c"));
     assert_eq!(

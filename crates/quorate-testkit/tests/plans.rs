@@ -354,7 +354,7 @@ fn plans_read_like_this() {
 #[test]
 fn nobody_is_led_to_a_master_before_its_guard() {
     let mut led = 0;
-    for (name, world, intent) in situations() {
+    for (name, world, intent) in situations().into_iter().chain(anew()) {
         let plan = planned(&intent, &world);
         let marked = |node: &NodeName| world.machine(node).disk.marker.is_some();
         let mut guarded: BTreeSet<NodeName> = world

@@ -26,6 +26,7 @@ mod etcd_member;
 mod etcd_volume;
 mod first_start;
 mod founding_aside;
+mod founding_over;
 mod guarded;
 mod images;
 mod keepalived;
@@ -318,6 +319,7 @@ pub(crate) async fn act(work: &mut Work<'_>, admitted: Admitted) -> Result<(), A
         }
         HostEnsure::Registered { node, .. } => registered::ensure(work, node).await,
         HostEnsure::Guarded {} => guarded::ensure(work).await,
+        HostEnsure::FoundingOver {} => founding_over::ensure(work).await,
         HostEnsure::Learner { joiner } => {
             let permit = permit_to_add(permit, &joiner.name, &action)?;
             learner::ensure(work, permit, joiner).await

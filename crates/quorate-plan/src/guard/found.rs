@@ -18,8 +18,8 @@ pub(super) fn judge(seen: &Observation, founders: &BTreeSet<NodeName>) -> Result
         let data = facts.etcd_data.get()?;
         if let Some(founding) = facts.founding.get()? {
             if founding.nodes == *founders && !founding.done {
-                // Its own founding, interrupted: static members wait for each other, so going on is safe. A marker would mean that
-                // it was over, and the guard against emptied data comes before anything else.
+                // Its own founding, interrupted: static members wait for each other, so going on is safe. Where it carries a member's
+                // marker the guard against emptied data comes before anything else.
                 continue;
             }
             let found = format!(
@@ -58,10 +58,12 @@ pub(super) fn judge(seen: &Observation, founders: &BTreeSet<NodeName>) -> Result
     Ok(())
 }
 
-/// Beginning a founding again: what is left of its data is of no use, since it is that of a minority, and it was not begun again before.
+/// Beginning a founding again: what is left of its data is of no use, since it is that of a minority, nobody was led to it, and it was not begun
+/// again before.
 ///
 /// # Errors
-/// [`Refusal::FoundingFailed`] the second time, [`Refusal::WouldLoseQuorum`] where a majority still has its data, [`Missing`].
+/// [`Refusal::NotBlank`] where the cluster may have served, [`Refusal::FoundingFailed`] the second time, [`Refusal::WouldLoseQuorum`] where a
+/// majority still has its data, [`Missing`].
 pub(crate) fn restartable(
     seen: &Observation,
     founders: &BTreeSet<NodeName>,
@@ -70,6 +72,13 @@ pub(crate) fn restartable(
     let mut again = false;
     for node in founders {
         let facts = fresh(seen, node)?;
+        // It comes before anybody is led to a master: without it nothing was confirmed to anybody.
+        if facts.etcd_data.get()?.marker.is_some() {
+            return Err(Refusal::NotBlank {
+                node: node.clone(),
+                found: "the marker of an etcd member, whose cluster may have served".into(),
+            });
+        }
         if facts.etcd_data.get()?.wal {
             with_data.insert(node.clone());
             again |=

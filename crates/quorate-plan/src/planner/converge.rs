@@ -227,10 +227,8 @@ impl<'a> Convergence<'a> {
         if self.founding.is_none() {
             self.serving(draft, &established);
         }
-        // Before anybody is led there. It ends a founding: not before whoever is late has joined.
-        if self.late.is_empty() {
-            self.guard(draft, &established);
-        }
+        // Before anybody is led there.
+        self.guard(draft, &established);
         self.backends(draft, &first, &established);
         self.share(draft, &established);
         self.cluster(draft, &first, &established);
@@ -253,7 +251,8 @@ impl<'a> Convergence<'a> {
             self.join_late(draft, &first, node)?;
         }
         if !self.late.is_empty() {
-            self.guard(draft, &established);
+            let steps = self.founding_over(&established);
+            draft.stage(self.seen, "End the founding", None, steps);
         }
         self.workers(draft, &first);
         Ok(())

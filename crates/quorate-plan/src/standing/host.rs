@@ -379,10 +379,16 @@ pub(super) fn guarded(
             found.equal("member marker's member", &view.member, &marker.member);
         }
     }
-    if let Some(founding) = facts.founding.get()?
-        && !founding.done
-    {
-        found.note("founding", "over", "in progress");
+    Ok(())
+}
+
+pub(super) fn founding_over(found: &mut Differences, facts: &HostFacts) -> Result<(), Missing> {
+    match facts.founding.get()? {
+        Some(founding) if founding.done => {}
+        Some(_) => found.note("founding", "over", "in progress"),
+        // Whoever joined was no founder; whoever is no member yet may become one.
+        None if facts.etcd_data.get()?.marker.is_some() => {}
+        None => found.note("founding", "over", "not begun"),
     }
     Ok(())
 }

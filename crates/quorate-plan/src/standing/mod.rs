@@ -141,6 +141,7 @@ pub fn differences(
         HostEnsure::Guarded {} => {
             host::guarded(&mut found, facts, seen.etcd_at(node).ok().flatten())?
         }
+        HostEnsure::FoundingOver {} => host::founding_over(&mut found, facts)?,
         HostEnsure::Serving { .. } => etcd::serving(&mut found, node, seen),
         HostEnsure::Learner { joiner } => etcd::learner(&mut found, joiner, seen)?,
         HostEnsure::Voter { joiner } => etcd::voter(&mut found, joiner, seen)?,

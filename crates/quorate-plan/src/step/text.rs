@@ -130,6 +130,7 @@ impl fmt::Display for HostEnsure {
             Self::ClusterDns { .. } => f.write_str("CoreDNS is installed"),
             Self::Registered { .. } => f.write_str("node is labelled and tainted as control plane"),
             Self::Guarded {} => f.write_str("empty-data guard is in place"),
+            Self::FoundingOver {} => f.write_str("no founding is in progress"),
             Self::Learner { joiner } => write!(f, "etcd has a learner for {}", joiner.name),
             Self::Voter { joiner } => write!(f, "{} is a voter", joiner.name),
             Self::Network {

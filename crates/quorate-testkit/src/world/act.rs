@@ -8,7 +8,6 @@ use quorate_plan::{
     kubeadm::{ClusterSettings, Peer},
     observation::{
         Balancer, Certificate, Components, Fencing, Founding, KubeadmConfig, MemberMark, Package,
-        Pki,
     },
     spec::Packages,
     standing::{Difference, differences},
@@ -272,6 +271,7 @@ impl World {
                 object.tainted = true;
             }
             HostEnsure::Guarded {} => self.guard(node)?,
+            HostEnsure::FoundingOver {} => self.founding_over(node)?,
             HostEnsure::Learner { joiner } => self.learner(node, &joiner)?,
             HostEnsure::Voter { joiner } => self.voter(node, &joiner)?,
             HostEnsure::Network { network } => self.network(node, &network)?,
@@ -349,38 +349,6 @@ impl World {
         }
         pki.cluster_ca = Some(cluster_ca(&authority));
         pki.authority = Some(authority);
-        Ok(())
-    }
-
-    /// Everything of the founding goes from the host but its note. When nobody carries data of its cluster any more, it never was.
-    fn founding_aside(&mut self, node: &NodeName, founding: &Founding) -> Result<(), ActError> {
-        let machine = self.machine_mut(node);
-        match &mut machine.disk.founding {
-            Some(noted) if noted.nodes == founding.nodes && !noted.done => {
-                noted.restarts = founding.restarts;
-            }
-            Some(_) | None => return Err(failed("no founding of these hosts is in progress here")),
-        }
-        machine.memory.active.remove("kubelet");
-        machine.disk.enabled.remove("kubelet");
-        machine.memory.pods.clear();
-        machine.disk.manifests.clear();
-        machine.disk.kubeconfigs.clear();
-        machine.disk.pki = Pki::default();
-        let data = machine.disk.etcd.take();
-        machine.disk.aside.extend(data.clone());
-        let carried = |cluster| {
-            let mut machines = self.machines.values();
-            machines.any(|machine| {
-                let disk = machine.disk.etcd.as_ref();
-                disk.is_some_and(|disk| disk.cluster == cluster)
-            })
-        };
-        if let Some(data) = data
-            && !carried(data.cluster)
-        {
-            self.clusters.remove(&data.cluster);
-        }
         Ok(())
     }
 
@@ -532,9 +500,6 @@ impl World {
             cluster_id: cluster.to_string(),
             member,
         });
-        if let Some(founding) = &mut disk.founding {
-            founding.done = true;
-        }
         Ok(())
     }
 

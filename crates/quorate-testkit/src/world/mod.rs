@@ -7,6 +7,7 @@ pub mod act;
 pub mod etcd;
 pub mod fault;
 pub mod foreign;
+mod found;
 pub mod gate;
 pub mod kube;
 mod leave;

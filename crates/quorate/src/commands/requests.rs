@@ -230,6 +230,7 @@ fn role(ensure: &HostEnsure, step: &Step, intent: &Intent) -> &'static str {
         | HostEnsure::ClusterConfig { .. }
         | HostEnsure::Registered { .. }
         | HostEnsure::Guarded {}
+        | HostEnsure::FoundingOver {}
         | HostEnsure::Learner { .. }
         | HostEnsure::Voter { .. }
         | HostEnsure::TokensGone {}

@@ -109,6 +109,7 @@ fn host(ensure: &HostEnsure) -> Vec<String> {
         | HostEnsure::ClusterDns { .. }
         | HostEnsure::Registered { .. }
         | HostEnsure::Guarded {}
+        | HostEnsure::FoundingOver {}
         | HostEnsure::Voter { .. }
         | HostEnsure::Worker { .. }
         | HostEnsure::Rehearsed { .. }

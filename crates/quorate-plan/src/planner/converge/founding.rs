@@ -1,8 +1,8 @@
 //! Founding all masters, or the first: its stages, and what becomes of one that was interrupted. Start at [`Begun::of`].
 //!
 //! A founder that still has what it began with goes on with it: static members wait for each other. One whose disk is gone does not, since it
-//! may have voted: with a majority of the others it is removed and joins like anybody else, and without one nothing was served yet, so that
-//! what is left is moved aside and the founding begins again, once.
+//! may have voted: with a majority of the others it is removed and joins like anybody else. Without one nothing was served yet, if nobody
+//! carries a member's marker yet: then what is left is moved aside and the founding begins again, once.
 
 use std::collections::BTreeSet;
 
@@ -209,11 +209,21 @@ impl Convergence<'_> {
         self.join(draft, first, node, &BTreeSet::new())
     }
 
-    /// The empty-data guard: from then on no master comes back as a voter that forgot what it had confirmed.
+    /// The empty-data guard: from then on no master comes back as a voter that forgot what it had confirmed, and no founding begins again. It ends
+    /// with that, unless somebody is late, who is known for that by the founding.
     pub(super) fn guard(&self, draft: &mut Draft, nodes: &BTreeSet<NodeName>) {
-        let steps = nodes
+        let mut steps: Vec<Step> = nodes
             .iter()
-            .map(|node| self.host(node, HostEnsure::Guarded {}, Reason::Protects));
-        draft.stage(self.seen, "Guard the masters", None, steps.collect());
+            .map(|node| self.host(node, HostEnsure::Guarded {}, Reason::Protects))
+            .collect();
+        if self.late.is_empty() {
+            steps.extend(self.founding_over(nodes));
+        }
+        draft.stage(self.seen, "Guard the masters", None, steps);
+    }
+
+    pub(super) fn founding_over(&self, nodes: &BTreeSet<NodeName>) -> Vec<Step> {
+        let over = |node| self.host(node, HostEnsure::FoundingOver {}, Reason::Protects);
+        nodes.iter().map(over).collect()
     }
 }
