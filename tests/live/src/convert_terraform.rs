@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -76,6 +76,14 @@ struct Told {
     workers: Vec<Machine>,
 }
 
+impl Told {
+    fn instance(&self, master: &str) -> Result<&str> {
+        let mut masters = self.masters.iter();
+        let found = masters.find(|machine| machine.name == master);
+        Ok(&found.context("Terraform made it")?.instance_id)
+    }
+}
+
 #[derive(Deserialize)]
 struct Endpoint {
     host: String,
@@ -127,32 +135,8 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         stage,
         "the repository adopts the module, as the guide shows it",
     )?;
-    let (told, balancer) = (&adopted.cluster, &adopted.cluster.endpoint.balancer);
-    let addresses = |machines: &[Machine]| -> BTreeMap<String, Ipv4Addr> {
-        let all = machines.iter();
-        all.map(|machine| (machine.name.clone(), machine.address))
-            .collect()
-    };
-    let (masters, workers) = (addresses(&told.masters), addresses(&told.workers));
-    stage.check_eq(
-        "the machines that were there are where they were",
-        &(masters.get(MASTER), &workers),
-        &(Some(&was.master), &[(WORKER.to_owned(), was.worker)].into()),
-    );
-    let mut disks = Vec::new();
-    for machine in &told.masters {
-        let (new, volume) = (&machine.name, &machine.etcd_volume_id);
-        stage.check_eq(
-            &format!("{new}: the volume for etcd is of a new machine"),
-            &volume.is_some(),
-            &(new != MASTER),
-        );
-        if let Some(volume) = volume {
-            hosts.grow(new, last(machine.address))?;
-            let device = nvme(volume);
-            disks.push(Disk::attach(stage, hosts, new, &device)?);
-        }
-    }
+    let told = &adopted.cluster;
+    let _disks = new_machines(stage, hosts, told, &was)?;
     let key = reached(stage, hosts, &told.endpoint.host)?;
 
     let servers: BTreeMap<String, SocketAddr> = told
@@ -162,16 +146,17 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         .collect();
     let moto = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), adopted.aws);
     let account = Account {
-        group: balancer.target_group_arn.clone(),
+        group: told.endpoint.balancer.target_group_arn.clone(),
         behind: Some(moto),
     };
     let nlb = Nlb::start(NAME, HERE, LB.0, servers, account)?;
     surroundings(stage, &adopted, nlb.address);
     let file = &finished_file(stage, &adopted, &key)?;
 
-    let load = the_guides_way(stage, &adopted, &old, file, at_old, adopts)?;
+    let lb = hosts.address(LB.0)?;
+    let (load, converts) = the_guides_way(stage, &adopted, lb, &old, file, (at_old, adopts))?;
 
-    let lb = api_of(hosts.address(LB.0)?).ip().to_string();
+    let lb = lb.to_string();
     healthy(stage, file, Duration::from_secs(120))?;
     let api = Api::of(stage, file, Some((&told.endpoint.host, &lb)))?;
     api.whole(stage, hosts, &MASTERS, &[WORKER])?;
@@ -182,46 +167,9 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         told,
         "etcd's data lies on the disk that is its own",
     );
-    let instance = |name: &str| -> Result<String> {
-        let machine = told.masters.iter().find(|machine| machine.name == name);
-        Ok(machine.context("Terraform made it")?.instance_id.clone())
-    };
-    let instances = MASTERS
-        .iter()
-        .map(|name| instance(name))
-        .collect::<Result<Vec<_>>>()?;
-    let asked: Vec<String> = instances
-        .iter()
-        .map(|instance| format!("RegisterTargets {instance}"))
-        .collect();
-    stage.check_eq("each was asked for once, as it came", &nlb.asked(), &asked);
-    let all: BTreeMap<String, &str> = instances
-        .iter()
-        .map(|instance| (instance.clone(), "healthy"))
-        .collect();
-    stage.check_eq(
-        "every master is registered and healthy",
-        &nlb.targets(),
-        &all,
-    );
-    let lint = stage.quorate(&["lint", "nlb", &balancer.arn])?;
-    stage.check_eq(
-        "`quorate lint nlb` finds nothing wrong with the balancer",
-        &lint.status.code(),
-        &Some(0),
-    );
-    if !lint.status.success() {
-        stage.say(&tail(&said(&lint), 40));
-    }
-    nothing_left(
-        stage,
-        &mut repository,
-        file,
-        (nlb.address, moto),
-        &instances.into_iter().collect(),
-    )?;
+    registered(stage, told, &nlb)?;
+    nothing_left(stage, &mut repository, file, told, (nlb.address, moto))?;
 
-    let (load, converts) = load;
     let boots = load.now();
     hosts.power_off("cp-2")?;
     hosts.power_on("cp-2")?;
@@ -236,7 +184,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     );
     stage.check_eq(
         "the balancer does not take it for healthy",
-        &nlb.targets().get(&instance(MASTER)?),
+        &nlb.targets().get(told.instance(MASTER)?),
         &Some(&"unhealthy"),
     );
     stage.check(
@@ -257,17 +205,73 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// The old machines are where they were, and the new ones come up, blank, with the disks that Terraform attached.
+fn new_machines(stage: &mut Stage, hosts: &Bare, told: &Told, was: &Was) -> Result<Vec<Disk>> {
+    let places = |machines: &[Machine]| -> BTreeMap<String, Ipv4Addr> {
+        let old = machines.iter().filter(|one| one.etcd_volume_id.is_none());
+        old.map(|one| (one.name.clone(), one.address)).collect()
+    };
+    stage.check_eq(
+        "the machines that were there are where they were, and have no new volume",
+        &(places(&told.masters), places(&told.workers)),
+        &(
+            [(MASTER.to_owned(), was.master)].into(),
+            [(WORKER.to_owned(), was.worker)].into(),
+        ),
+    );
+    let mut disks = Vec::new();
+    for machine in &told.masters {
+        if let Some(volume) = &machine.etcd_volume_id {
+            hosts.grow(&machine.name, last(machine.address))?;
+            let disk = Disk::attach(stage, hosts, &machine.name, &nvme(volume))?;
+            disks.push(disk);
+        }
+    }
+    Ok(disks)
+}
+
+/// Every master is a target, and the balancer is as it should be.
+fn registered(stage: &mut Stage, told: &Told, nlb: &Nlb) -> Result<()> {
+    let instances = MASTERS
+        .iter()
+        .map(|name| told.instance(name))
+        .collect::<Result<Vec<_>>>()?;
+    let asked: Vec<String> = instances
+        .iter()
+        .map(|instance| format!("RegisterTargets {instance}"))
+        .collect();
+    stage.check_eq("each was asked for once, as it came", &nlb.asked(), &asked);
+    let all: BTreeMap<String, &str> = instances
+        .into_iter()
+        .map(|instance| (instance.to_owned(), "healthy"))
+        .collect();
+    stage.check_eq(
+        "every master is registered and healthy",
+        &nlb.targets(),
+        &all,
+    );
+    let lint = stage.quorate(&["lint", "nlb", &told.endpoint.balancer.arn])?;
+    stage.check_eq(
+        "`quorate lint nlb` finds nothing wrong with the balancer",
+        &lint.status.code(),
+        &Some(0),
+    );
+    if !lint.status.success() {
+        stage.say(&tail(&said(&lint), 40));
+    }
+    Ok(())
+}
+
 /// The commands of the page, in its order. Who uses the old address moves while it pauses.
 fn the_guides_way(
     stage: &mut Stage,
     adopted: &Adopted,
-    old: &std::path::Path,
+    lb: Ipv4Addr,
+    old: &Path,
     file: &str,
-    at_old: Load,
-    adopts: Moment,
+    (at_old, adopts): (Load, Moment),
 ) -> Result<(Load, Moment)> {
     let endpoint = &adopted.cluster.endpoint.host;
-    let lb = Ipv4Addr::from(u32::from(HERE) + u32::from(LB.1) - 1);
     let (at_old, at_new) = (RefCell::new(Some(at_old)), RefCell::new(None));
     let after = |stage: &mut Stage, command: &str| {
         if !command.contains("--pause-after certificate") {
@@ -298,8 +302,8 @@ fn nothing_left(
     stage: &mut Stage,
     repository: &mut Repository,
     file: &str,
+    told: &Told,
     (front, moto): (SocketAddr, SocketAddr),
-    instances: &BTreeSet<String>,
 ) -> Result<()> {
     for (command, aws) in [
         (&["convert", "--yes", "-f", file][..], front),
@@ -318,10 +322,12 @@ fn nothing_left(
     repository.go_on()?;
     let is: Is = repository.step(stage, "Terraform plans again")?;
     stage.check_eq("and would change nothing", &is.changes, &BTreeMap::new());
+    let masters = told.masters.iter();
+    let instances: BTreeSet<String> = masters.map(|one| one.instance_id.clone()).collect();
     stage.check_eq(
         "in the group that it made the three are registered",
         &is.targets,
-        instances,
+        &instances,
     );
     Ok(())
 }
