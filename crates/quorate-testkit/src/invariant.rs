@@ -22,6 +22,11 @@ pub fn violations(world: &World) -> Vec<String> {
         if let Some(member) = cluster.amnesiacs.first() {
             found.push(format!("voter {member} came back with an empty log"));
         }
+        if cluster.begun_anew {
+            found.push(format!(
+                "{id} had clients, and a founding was begun again over its data"
+            ));
+        }
         if !cluster.served {
             continue;
         }

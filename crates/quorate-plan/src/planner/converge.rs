@@ -116,7 +116,7 @@ impl<'a> Convergence<'a> {
         let spec = &intent.spec;
         let kind = situation::machine_kind(spec, seen)?;
         let settings = situation::settings(intent, kind, situation::adopted(spec, seen)?);
-        let founding = situation::founding(spec, seen)?;
+        let founding = situation::founding(intent, seen)?;
         let mut voters = situation::voters(spec, seen, founding.as_ref())?;
         situation::unchanged(spec, seen)?;
         let begun = founding::Begun::of(seen, founding)?;

@@ -166,7 +166,6 @@ impl Convergence<'_> {
 
     /// Manifests of joiners are rehearsed before etcd hears of any of them, and compared with the masters'.
     pub(super) fn rehearse(&self, draft: &mut Draft, joiners: &[NodeName]) -> Result<(), Refusal> {
-        const TITLE: &str = "Rehearse the joiners' manifests";
         let rehearsed = |node: &NodeName| HostEnsure::Rehearsed {
             settings: self.settings.clone(),
             node: self.peer(node),
@@ -185,13 +184,14 @@ impl Convergence<'_> {
             }
         }
         // A conversion does it before it changes anything: by now it is planned already.
-        if !draft
-            .planning_stages
-            .iter()
-            .any(|stage| stage.title == TITLE)
-        {
-            draft.stage(self.seen, TITLE, None, rehearsals);
-        }
+        let mut rehearsals = rehearsals;
+        rehearsals.retain(|step| !draft.plans(step));
+        draft.stage(
+            self.seen,
+            "Rehearse the joiners' manifests",
+            None,
+            rehearsals,
+        );
         Ok(())
     }
 

@@ -173,7 +173,8 @@ impl Process {
                 | Fault::Isolate(..)
                 | Fault::Freeze(..)
                 | Fault::Stale(..)
-                | Fault::LoseData(_) => befall(&mut self.shared.now(), fault),
+                | Fault::LoseData(_)
+                | Fault::Reinstall(_) => befall(&mut self.shared.now(), fault),
             }
         }
         fate
@@ -253,6 +254,12 @@ fn befall(inner: &mut Inner, fault: Fault) {
                 inner.log.push(format!("  {node} lost its data"));
                 drop_job(inner, &node);
             }
+        }
+        Fault::Reinstall(node) => {
+            inner.world.lose_disk(&node);
+            inner.world.forget_what_nobody_has();
+            inner.log.push(format!("  {node} was made anew"));
+            drop_job(inner, &node);
         }
         Fault::Isolate(node, time) => {
             inner.world.machine_mut(&node).isolated = true;

@@ -30,6 +30,8 @@ pub enum Fault {
     /// A machine boots, and the volume with etcd's data does not come with it. Held back where the data of a majority would be gone with
     /// it: nobody promises anything then.
     LoseData(NodeName),
+    /// A machine is made anew with nothing on it, whatever is gone with it.
+    Reinstall(NodeName),
 }
 
 /// Faults of one operator's run: by the number of its effect, from 1 (what it asks hosts and the provider to do, taking fences and

@@ -41,6 +41,10 @@ pub struct EtcdCluster {
     pub amnesiacs: BTreeSet<MemberId>,
     /// It answered a write once: from then on it holds somebody's data.
     pub served: bool,
+    /// Clients were led to one of its masters, by a balancer of Quorate's or a cloud's.
+    pub has_clients: bool,
+    /// It had clients, and a founding was begun again over its data.
+    pub begun_anew: bool,
     /// What Kubernetes keeps in it.
     pub kube: Kube,
 }
@@ -60,6 +64,17 @@ pub struct RaftMember {
     pub confirmed: u64,
     /// Ticks for which it has been connected without a break, up to [`HEALTH_TICKS`].
     pub connected: u8,
+}
+
+impl World {
+    /// Somebody leads clients to that master.
+    pub(super) fn led_to(&mut self, master: &NodeName) {
+        let data = self.machine(master).disk.etcd.as_ref();
+        let cluster = data.map(|data| data.cluster);
+        if let Some(cluster) = cluster.and_then(|id| self.clusters.get_mut(&id)) {
+            cluster.has_clients = true;
+        }
+    }
 }
 
 impl EtcdCluster {

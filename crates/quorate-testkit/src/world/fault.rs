@@ -1,5 +1,7 @@
 //! What happens *to* machines: power, disks, the network, and what other people do.
 
+use std::collections::BTreeSet;
+
 use quorate_plan::{NodeName, observation::Power};
 
 use super::{
@@ -72,6 +74,16 @@ impl World {
         } else {
             Power::Running
         };
+    }
+
+    /// Of a cluster whose data nobody carries any more nothing is left: whoever founds after that founds another one, whatever its ID.
+    pub fn forget_what_nobody_has(&mut self) {
+        let carried: BTreeSet<_> = self
+            .machines
+            .values()
+            .filter_map(|machine| Some(machine.disk.etcd.as_ref()?.cluster))
+            .collect();
+        self.clusters.retain(|id, _| carried.contains(id));
     }
 
     /// The network around it is cut: neither its peers nor the operator reach it, and it goes on.

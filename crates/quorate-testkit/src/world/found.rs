@@ -42,10 +42,14 @@ impl World {
                 disk.is_some_and(|disk| disk.cluster == cluster)
             })
         };
-        if let Some(data) = data
-            && !carried(data.cluster)
-        {
-            self.clusters.remove(&data.cluster);
+        let Some(cluster) = data.map(|data| data.cluster) else {
+            return Ok(());
+        };
+        let carried = carried(cluster);
+        match self.clusters.get_mut(&cluster) {
+            Some(of) if of.has_clients => of.begun_anew = true,
+            Some(_) if !carried => drop(self.clusters.remove(&cluster)),
+            Some(_) | None => {}
         }
         Ok(())
     }

@@ -126,7 +126,8 @@ impl World {
         let known = known.or_else(|| disk.pki.cluster_ca.clone());
         let known = known.ok_or_else(|| failed("the cluster's CA was not handed over"))?;
         config.cluster_ca = Some(known);
-        config.backends.insert(backend.name, address);
+        config.backends.insert(backend.name.clone(), address);
+        self.led_to(&backend.name);
         Ok(())
     }
 

@@ -109,6 +109,7 @@ impl World {
         if !matches!(nlb.registered.get(node), Some(Registration::Since(_))) {
             nlb.registered
                 .insert(node.clone(), Registration::Since(now));
+            self.led_to(node);
         }
     }
 

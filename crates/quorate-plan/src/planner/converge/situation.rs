@@ -110,7 +110,11 @@ pub(in crate::planner) fn settings(
 }
 
 /// The founding that is in progress, or the one that a cluster of blank hosts begins with. `None`: there is a cluster.
-pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Founding>, Refusal> {
+///
+/// # Errors
+/// [`Refusal::Unnamed`] when a master that left the file has what is left of one, [`Missing`] when a host was not seen.
+pub(super) fn founding(intent: &Intent, seen: &Observation) -> Result<Option<Founding>, Refusal> {
+    let spec = &intent.spec;
     let mut blank = true;
     for node in spec.control_plane.keys() {
         let facts = match seen.hosts.get(node) {
@@ -135,6 +139,19 @@ pub(super) fn founding(spec: &Spec, seen: &Observation) -> Result<Option<Foundin
     }
     if !blank {
         return Ok(None);
+    }
+    // Masters that were made anew are blank, too: what they had may be left on one that the file names no more.
+    let mut left = BTreeSet::new();
+    for (node, _, role) in intent.machines() {
+        if role.is_none() {
+            let data = seen.host(node)?.etcd_data.get()?;
+            if data.wal || data.marker.is_some() {
+                left.insert(node.to_string());
+            }
+        }
+    }
+    if !left.is_empty() {
+        return Err(Refusal::Unnamed { names: left });
     }
     let nodes = match spec.bring_up {
         BringUp::Together => spec.control_plane.keys().cloned().collect(),
