@@ -140,11 +140,7 @@ fn without_the_first(
     foreign.hosts.power_off(MASTER)?;
     let lost = Instant::now();
     let workers: BTreeSet<String> = WORKERS.map(str::to_owned).into();
-    stage.wait(
-        "the first master is missed by the others",
-        Duration::from_secs(120),
-        |stage| api.ready(stage).is_ok_and(|ready| !ready.contains(MASTER)),
-    );
+    api.misses(stage, MASTER);
     stage.say(&format!(
         "missed after {:.1} s",
         lost.elapsed().as_secs_f64()

@@ -177,11 +177,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     on_their_disks(stage, hosts, told, "and still does after cp-2 lost power");
     let lost = load.now();
     hosts.power_off(MASTER)?;
-    stage.wait(
-        "the first master is missed by the others",
-        Duration::from_secs(120),
-        |stage| api.ready(stage).is_ok_and(|ready| !ready.contains(MASTER)),
-    );
+    api.misses(stage, MASTER);
     stage.check_eq(
         "the balancer does not take it for healthy",
         &nlb.targets().get(told.instance(MASTER)?),

@@ -205,11 +205,7 @@ fn network_load_balancer(
     let load = Load::start_at(&new, Some(balancer), "quorate-live-lost")?;
     let lost = [("the first master lost", load.now())];
     hosts.power_off(MASTER)?;
-    stage.wait(
-        "the first master is missed by the others",
-        Duration::from_secs(120),
-        |stage| api.ready(stage).is_ok_and(|ready| !ready.contains(MASTER)),
-    );
+    api.misses(stage, MASTER);
     stage.check_eq(
         "the balancer does not take it for healthy",
         &nlb.targets().get(&instance(MASTER)),

@@ -1,6 +1,6 @@
 //! Judges that share no code with Quorate: kubectl against the API, etcdctl on a master, a listing of files. Start at [`Api`].
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -66,6 +66,15 @@ impl Api {
             })
             .filter_map(|node| Some(node["metadata"]["name"].as_str()?.to_owned()))
             .collect())
+    }
+
+    /// Waits until the others miss a node that lost power.
+    pub fn misses(&self, stage: &mut Stage, node: &str) {
+        stage.wait(
+            &format!("{node} is missed by the others"),
+            Duration::from_secs(120),
+            |stage| self.ready(stage).is_ok_and(|ready| !ready.contains(node)),
+        );
     }
 
     /// Addresses behind the `kubernetes` service.

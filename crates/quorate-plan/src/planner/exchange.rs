@@ -184,8 +184,10 @@ impl Convergence<'_> {
             }
         }
         // A conversion does it before it changes anything: by now it is planned already.
-        let mut rehearsals = rehearsals;
-        rehearsals.retain(|step| !draft.plans(step));
+        let rehearsals = rehearsals
+            .into_iter()
+            .filter(|step| !draft.plans(step))
+            .collect();
         draft.stage(
             self.seen,
             "Rehearse the joiners' manifests",
