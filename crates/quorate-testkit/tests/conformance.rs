@@ -1,10 +1,14 @@
 //! Journals of runs are ways that the model has; and what no run could have written is none.
 
-use std::{path::Path, time::SystemTime};
+use std::{collections::BTreeSet, path::Path, time::SystemTime};
 
 use quorate_exec::Journal;
 use quorate_plan::{
-    Event, Fence, Goal, Intent, NodeName, adopted::Adopted, event::Verdict, intent::Landmark,
+    Event, Fence, Goal, Intent, NodeName,
+    adopted::Adopted,
+    event::Verdict,
+    intent::Landmark,
+    observation::{Cgroup, MachineKind},
     spec::BringUp,
 };
 use quorate_testkit::{
@@ -182,7 +186,7 @@ async fn a_journal_on_disk_is_followed() {
         panic!("one run: {told:?}");
     };
     assert_eq!(id, "run-1");
-    let Found::Anew(read) = found else {
+    let Found::Anew { followed: read, .. } = found else {
         panic!("it is followed: {found:?}");
     };
     let written = followed(&run.events, &Left::default(), "as it was told");
@@ -362,9 +366,9 @@ async fn what_hosts_have_in_hand_outlasts_a_run_that_is_not_followed() {
     let [first, second, third] = &told[..] else {
         panic!("three runs: {told:?}");
     };
-    assert!(matches!(first.found, Found::Anew(_)), "{first}");
+    assert!(matches!(first.found, Found::Anew { .. }), "{first}");
     assert!(matches!(second.found, Found::Unexplained(_)), "{second}");
-    assert!(matches!(third.found, Found::Anew(_)), "{third}");
+    assert!(matches!(third.found, Found::Anew { .. }), "{third}");
 }
 
 /// Writes the journal of a run.
@@ -459,6 +463,73 @@ async fn a_master_that_was_cut_off_comes_back() {
     let told = follow_runs(runs.path(), &[cut, mended]).expect("it is read");
     let goes_on = |run: &Told| matches!(run.found, Found::GoesOn(_));
     assert!(told[1..].iter().all(goes_on), "{}\n{}", told[1], told[2]);
+}
+
+/// Every one of three masters is replaced by another, on machines that are not what a model's are. What the last plan says of machines it
+/// has from those that came later.
+#[tokio::test(start_paused = true)]
+async fn masters_that_are_all_replaced_are_followed() {
+    let all = Cluster {
+        masters: 6,
+        ..Cluster::default()
+    };
+    let kind = MachineKind {
+        cgroup: Cgroup::V1,
+        oom_score_adjustable: false,
+        swap: false,
+        shared_disk: true,
+    };
+    let shared = Shared::new(World::new(&all.spec()));
+    shared.change(|world| {
+        for name in all.spec().control_plane.keys() {
+            world.machine_mut(name).hardware.kind = kind;
+        }
+    });
+    let runs = tempfile::tempdir().expect("a directory");
+    let mut there: BTreeSet<NodeName> = [1, 2, 3].map(|n| node(&format!("cp-{n}"))).into();
+    let founded = apply(
+        &shared,
+        &of_these(&all, &there),
+        operator(1),
+        Script::none(),
+    )
+    .await;
+    written(runs.path(), "run-1", &founded.events);
+    for (run, goes, comes) in [
+        (2, "cp-1", "cp-4"),
+        (3, "cp-2", "cp-5"),
+        (4, "cp-3", "cp-6"),
+    ] {
+        there.remove(&node(goes));
+        there.insert(node(comes));
+        let mut file = of_these(&all, &there);
+        let seen = shared.world().observe(&file);
+        file.goal =
+            Goal::replace(&file, node(goes), Some(node(comes)), &seen).expect("there are members");
+        let swap = apply(&shared, &file, operator(run), Script::none()).await;
+        assert_eq!(swap.verdict, Some(Verdict::Done), "{}", swap.text());
+        written(runs.path(), &format!("run-{run}"), &swap.events);
+    }
+    let told = follow_runs(runs.path(), &[]).expect("it is read");
+    let [_, swaps @ ..] = &told[..] else {
+        panic!("four runs: {told:?}");
+    };
+    for swap in swaps {
+        assert!(matches!(swap.found, Found::GoesOn(_)), "{swap}");
+    }
+}
+
+/// The file that names these of all masters, of an operator who remembers those before them.
+fn of_these(all: &Cluster, there: &BTreeSet<NodeName>) -> Intent {
+    let mut file = all.intent();
+    let last = there.last().expect("there is one").clone();
+    file.retired = file.spec.control_plane.clone();
+    file.retired
+        .retain(|name, _| !there.contains(name) && *name < last);
+    file.spec
+        .control_plane
+        .retain(|name, _| there.contains(name));
+    file
 }
 
 /// Two operators at once: the one that is refused planned what the other one is about to do, and leaves everything as it was.

@@ -254,7 +254,7 @@ impl Stage {
             }
             let by_hand = happened.iter().any(|dated| dated.what == Happened::ByHand);
             let followed = told.iter().filter(|run| match run.found {
-                Found::Empty | Found::GoesOn(_) | Found::Anew(_) => true,
+                Found::Empty | Found::GoesOn(_) | Found::Anew { .. } => true,
                 Found::Unexplained(_) => by_hand,
                 Found::Departed(_) => false,
             });

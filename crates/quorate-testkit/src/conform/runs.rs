@@ -25,7 +25,12 @@ pub enum Found {
     /// A way of the model, from a world that the runs before may have left.
     GoesOn(Followed),
     /// A way of the model, from a world in which this was planned; what happened before it no journal tells.
-    Anew(Followed),
+    Anew {
+        /// The way.
+        followed: Followed,
+        /// What would have been planned instead where the runs before it ended; `None` when that is not known.
+        instead: Option<String>,
+    },
     /// Nothing is known of a world in which this was planned. Something happened to the machines that cannot be imagined from a plan.
     Unexplained(String),
     /// No way of the model.
@@ -34,14 +39,14 @@ pub enum Found {
 
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (followed, from) = match &self.found {
+        let (followed, from, instead) = match &self.found {
             Found::Empty => return write!(f, "{}: nothing was begun", self.run),
             Found::Unexplained(why) => {
                 return write!(f, "{}: not followed, from no known world: {why}", self.run);
             }
             Found::Departed(departed) => return write!(f, "{}: {departed}", self.run),
-            Found::GoesOn(followed) => (followed, "where the runs before it ended"),
-            Found::Anew(followed) => (followed, "in a world of its own"),
+            Found::GoesOn(followed) => (followed, "where the runs before it ended", &None),
+            Found::Anew { followed, instead } => (followed, "in a world of its own", instead),
         };
         let end = followed
             .verdict
@@ -51,7 +56,11 @@ impl fmt::Display for Told {
             f,
             "{}: begins {from}; {} effects, each permitted and in order; {} prefixes, from each of which the goal is reached; {end}",
             self.run, followed.effects, followed.prefixes
-        )
+        )?;
+        match instead {
+            Some(instead) => write!(f, "; where the runs before it ended: {instead}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -94,10 +103,18 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
     let Some(Event::Started { intent, plan, .. }) = events.first() else {
         return (Found::Empty, None);
     };
-    let known = before
-        .worlds
-        .iter()
-        .any(|world| imagine::begins(world.clone(), intent, plan).is_ok());
+    let mut instead = None;
+    let known =
+        before
+            .worlds
+            .iter()
+            .any(|world| match imagine::begins(world.clone(), intent, plan) {
+                Ok(_) => true,
+                Err(planned) => {
+                    instead.get_or_insert(planned);
+                    false
+                }
+            });
     // What hosts have in hand they finish, whether or not anything is known of the world.
     let unknown = || {
         Some(Left {
@@ -123,8 +140,12 @@ fn one(events: &[Event], before: &Left) -> (Found, Option<Left>) {
             // Beside another one that goes on it may even have been planned in what that one has changed since.
             let nothing = followed.effects == 0 && !before.worlds.is_empty();
             let left = (!nothing).then(|| followed.left.clone());
-            let found = if known { Found::GoesOn } else { Found::Anew };
-            (found(followed), left)
+            let found = if known {
+                Found::GoesOn(followed)
+            } else {
+                Found::Anew { followed, instead }
+            };
+            (found, left)
         }
         Err(departed) if departed.event == 1 => unexplained(departed.what),
         Err(departed) => (Found::Departed(departed), unknown()),
