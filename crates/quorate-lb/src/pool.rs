@@ -69,6 +69,7 @@ struct Member {
     leaving: bool,
     looked: bool,
     last_answer: Option<Duration>,
+    question: Question,
     readyz: Option<(ReadyzStatus, Duration)>,
     error: Option<String>,
     suspected: u64,
@@ -84,6 +85,30 @@ impl Member {
             State::Unknown | State::Closed | State::Dead => false,
         };
         state && !self.drained && !self.leaving
+    }
+}
+
+/// A PING, or a dial, that a backend has yet to answer.
+#[derive(Clone, Copy)]
+struct Question {
+    asked: Duration,
+    /// When another backend first answered since. That our link works is known from then on.
+    other_answered: Option<Duration>,
+}
+
+impl Question {
+    fn asked(now: Duration) -> Question {
+        Question {
+            asked: now,
+            other_answered: None,
+        }
+    }
+
+    /// Whether this one's silence is its own. Who was silent together with everybody else, as after a break of our own link, is given as
+    /// long again: TCP backs off, and asks once more at most as long after a break as that lasted.
+    fn is_its_own_to_miss(self, now: Duration) -> bool {
+        self.other_answered
+            .is_some_and(|first| now.saturating_sub(first) >= first.saturating_sub(self.asked))
     }
 }
 
@@ -160,6 +185,7 @@ impl Pool {
             leaving: false,
             looked: up,
             last_answer: None,
+            question: Question::asked(now),
             readyz: None,
             error: None,
             suspected: 0,
@@ -231,13 +257,29 @@ impl Pool {
         }
     }
 
-    /// A silence that began at `began` and has lasted `lasted` of our own on-time waiting.
-    pub(crate) fn silent(&self, id: MemberId, lasted: Duration, began: Duration) -> bool {
-        let others_answer = self.lock().members.iter().any(|(other, member)| {
-            *other != id
-                && member.takes_clients()
-                && member.last_answer.is_some_and(|at| at > began)
+    /// A backend is asked something: a silence would begin here.
+    pub(crate) fn asks(&self, id: MemberId) {
+        let now = self.now();
+        if let Some(member) = self.lock().members.get_mut(&id) {
+            member.question = Question::asked(now);
+        }
+    }
+
+    /// The last question has been unanswered for `lasted` of our own on-time waiting.
+    pub(crate) fn silent(&self, id: MemberId, lasted: Duration) -> bool {
+        let now = self.now();
+        let inner = self.lock();
+        let others_answer = inner.members.get(&id).is_some_and(|silent| {
+            // An answer that was on its way when our link broke says nothing: one has to come when this one is late already.
+            let late = silent.question.asked + silent.tracker.limits(&inner.rules, now).suspect;
+            let answers = |(other, member): (&MemberId, &Member)| {
+                *other != id
+                    && member.takes_clients()
+                    && member.last_answer.is_some_and(|at| at >= late)
+            };
+            silent.question.is_its_own_to_miss(now) && inner.members.iter().any(answers)
         });
+        drop(inner);
         self.event(
             id,
             Event::Silent {
@@ -258,18 +300,21 @@ impl Pool {
         let before = member.tracker.state();
         let (tracker, actions) = step(member.tracker, event, now, &rules);
         member.tracker = tracker;
-        match event {
-            Event::Answered { .. } => member.last_answer = Some(now),
+        let answered = match event {
+            Event::Answered { .. } => true,
             Event::Ready => {
-                member.last_answer = Some(now);
                 member.error = None;
+                true
             }
             Event::NotReady
             | Event::Silent { .. }
             | Event::Lost
             | Event::Left
             | Event::Refused
-            | Event::Untrusted => {}
+            | Event::Untrusted => false,
+        };
+        if answered {
+            member.last_answer = Some(now);
         }
         let first_look = !member.looked && !matches!(event, Event::Answered { .. } | Event::Left);
         member.looked |= first_look;
@@ -286,6 +331,9 @@ impl Pool {
             }
             log_change(&backend, before, after, event, member.error.as_deref());
             inner.publish(id);
+        }
+        if answered {
+            inner.answered_beside(id, now);
         }
         drop(inner);
         // After publishing: a reset client dials again at once and must not land here.
@@ -453,6 +501,14 @@ impl Pool {
 impl Inner {
     fn staying(&self) -> impl Iterator<Item = (&MemberId, &Member)> {
         self.members.iter().filter(|(_, member)| !member.leaving)
+    }
+
+    /// Everybody else has yet to answer while this one did.
+    fn answered_beside(&mut self, id: MemberId, now: Duration) {
+        let others = self.members.iter_mut().filter(|(other, _)| **other != id);
+        for (_, member) in others {
+            member.question.other_answered.get_or_insert(now);
+        }
     }
 
     /// Shows one member's state to the data path.

@@ -73,7 +73,7 @@ pub(crate) async fn watch(pool: Arc<Pool>, target: Target) {
     let (id, health) = (target.id, &target.health);
     loop {
         let dialled = Instant::now();
-        let began = pool.now();
+        pool.asks(id);
         let dial = pin!(dial(&target, Protocol::Http2));
         let outcome = tokio::select! {
             biased;
@@ -97,12 +97,12 @@ pub(crate) async fn watch(pool: Arc<Pool>, target: Target) {
                     NoConnection::Refused => pool.event(id, Event::Refused),
                     NoConnection::Broken(_) => pool.event(id, Event::Lost),
                     NoConnection::Untrusted(_) => pool.event(id, Event::Untrusted),
-                    NoConnection::Unreachable(_) => pool.silent(id, health.dial_timeout, began),
+                    NoConnection::Unreachable(_) => pool.silent(id, health.dial_timeout),
                 };
             }
             None => {
                 pool.note_error(id, "a dial is not answered");
-                pool.silent(id, health.dial_timeout, began);
+                pool.silent(id, health.dial_timeout);
             }
         }
         // At once after a long-lived connection, paced otherwise.
@@ -151,7 +151,7 @@ async fn keep(pool: &Pool, target: &Target, stream: TlsStream<TcpStream>) -> End
         }
         // The PING, and what its silence means.
         let sent = Instant::now();
-        let began = pool.now();
+        pool.asks(id);
         ping_next = sent + health.ping_interval;
         let mut pong = pin!(pings.ping(h2::Ping::opaque()));
         let mut waited = Duration::ZERO;
@@ -173,7 +173,7 @@ async fn keep(pool: &Pool, target: &Target, stream: TlsStream<TcpStream>) -> End
                     note_lateness(pool, alarm.deadline());
                     // Only what was planned counts, so that our own lateness is nobody's fault.
                     waited = waited.max(look);
-                    if pool.silent(id, waited, began) || waited >= health.dial_timeout {
+                    if pool.silent(id, waited) || waited >= health.dial_timeout {
                         return End::Silent;
                     }
                     let limits = pool.limits(id);

@@ -49,15 +49,16 @@ fn states(pool: &Pool) -> Vec<State> {
 async fn a_silence_kills_only_when_another_answered_since_it_began() {
     let rig = rig(2);
     tokio::time::advance(MS(20)).await;
-    let began = rig.pool.now();
-    tokio::time::advance(MS(45)).await;
+    rig.pool.asks(1);
+    tokio::time::advance(MS(25)).await;
     // b last answered before the silence of a began: the fault may be ours.
-    rig.pool.silent(1, MS(45), began);
+    rig.pool.silent(1, MS(45));
     assert_eq!(states(&rig.pool), [State::Suspect, State::Up]);
     assert!(rig.resets.lock().expect("not poisoned").is_empty());
     rig.pool.event(2, Event::Answered { rtt: MS(1) });
+    tokio::time::advance(MS(30)).await;
     assert!(
-        rig.pool.silent(1, MS(55), began),
+        rig.pool.silent(1, MS(55)),
         "the kept connection is given up"
     );
     assert_eq!(states(&rig.pool), [State::Dead, State::Up]);
@@ -66,26 +67,79 @@ async fn a_silence_kills_only_when_another_answered_since_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_was_on_its_way_when_the_link_broke_kills_nobody() {
+    let rig = rig(2);
+    rig.pool.asks(1);
+    tokio::time::advance(MS(1)).await;
+    rig.pool.event(2, Event::Answered { rtt: MS(1) });
+    for _ in 0..10 {
+        tokio::time::advance(MS(100)).await;
+        rig.pool.silent(1, MS(100));
+    }
+    assert_eq!(states(&rig.pool), [State::Suspect, State::Up]);
+    rig.pool.event(2, Event::Answered { rtt: MS(1000) });
+    rig.pool.silent(1, MS(1001));
+    assert_eq!(states(&rig.pool), [State::Dead, State::Up]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silence_that_all_shared_is_given_as_long_again() {
+    let rig = rig(3);
+    for id in [1, 2, 3] {
+        rig.pool.asks(id);
+    }
+    tokio::time::advance(MS(400)).await;
+    for id in [1, 2, 3] {
+        rig.pool.silent(id, MS(400));
+    }
+    // The break of our link is over, and c is the first whose packet is sent once more.
+    rig.pool.event(3, Event::Answered { rtt: MS(400) });
+    tokio::time::advance(MS(390)).await;
+    rig.pool.event(3, Event::Answered { rtt: MS(1) });
+    rig.pool.silent(1, MS(790));
+    rig.pool.silent(2, MS(790));
+    rig.pool.event(2, Event::Answered { rtt: MS(790) });
+    assert_eq!(
+        states(&rig.pool),
+        [State::Suspect, State::Up, State::Up],
+        "b was asked once more in time"
+    );
+    // A new question begins anew, and others answer it at once.
+    rig.pool.asks(2);
+    rig.pool.event(3, Event::Answered { rtt: MS(1) });
+    tokio::time::advance(MS(10)).await;
+    rig.pool.silent(1, MS(800));
+    assert_eq!(
+        states(&rig.pool),
+        [State::Dead, State::Up, State::Up],
+        "a is silent on its own by now"
+    );
+    assert_eq!(*rig.resets.lock().expect("not poisoned"), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_one_is_not_killed_for_the_sake_of_those_not_let_in() {
     let rig = rig(3);
     for id in [2, 3] {
         rig.pool.event(id, Event::Answered { rtt: MS(1) });
     }
-    let began = rig.pool.now();
-    tokio::time::advance(MS(50)).await;
+    rig.pool.asks(2);
+    tokio::time::advance(MS(25)).await;
     // b is dead and answers again, c is drained: neither could take a's clients.
     rig.pool.event(1, Event::Answered { rtt: MS(1) });
-    rig.pool.silent(2, MS(50), began);
+    tokio::time::advance(MS(25)).await;
+    rig.pool.silent(2, MS(50));
     rig.pool.set_drained("c", true, false).expect("a is up");
-    let began = rig.pool.now();
-    tokio::time::advance(MS(50)).await;
+    rig.pool.asks(1);
+    tokio::time::advance(MS(20)).await;
     for id in [2, 3] {
         rig.pool.event(id, Event::Answered { rtt: MS(1) });
     }
-    rig.pool.silent(1, MS(500), began);
+    tokio::time::advance(MS(480)).await;
+    rig.pool.silent(1, MS(500));
     assert_eq!(states(&rig.pool), [State::Suspect, State::Dead, State::Up]);
     rig.pool.set_drained("c", false, false).expect("there");
-    rig.pool.silent(1, MS(510), began);
+    rig.pool.silent(1, MS(510));
     assert_eq!(states(&rig.pool), [State::Dead, State::Dead, State::Up]);
 }
 

@@ -36,9 +36,12 @@ async fn a_refused_dial_is_tried_elsewhere_unseen() {
         status.totals.retried > 0,
         "no dial went to a: nothing was tested"
     );
-    assert_eq!(
-        status.totals.retried,
-        backend(&balancer, "a").dials_failed_total
+    // Each failed dial was tried again, or had been joined by another one before it failed: on a busy machine.
+    let failed = backend(&balancer, "a").dials_failed_total;
+    let (retried, hedged) = (status.totals.retried, status.totals.hedged);
+    assert!(
+        (retried..=retried + hedged).contains(&failed),
+        "{failed} failed, {retried} tried again, {hedged} joined by another"
     );
     assert_eq!(
         backend(&balancer, "a").state,

@@ -79,6 +79,30 @@ async fn when_all_are_silent_nobody_is_reset() {
     }
 }
 
+/// As after a break of the balancer's own link: TCP sends once more to the one sooner, to the other later.
+#[tokio::test]
+async fn after_a_silence_of_all_the_one_heard_later_is_not_reset() {
+    let rig = Rig::new();
+    let fakes = rig.fakes(&["a", "b"]);
+    let balancer = rig.balancer(rig.config(&[&fakes[0], &fakes[1]])).await;
+    all_up(&balancer).await;
+    let mut held = hold(balancer.listen_address(), 10).await;
+    fakes.iter().for_each(|fake| fake.set(Mode::Frozen));
+    for name in ["a", "b"] {
+        becomes(&balancer, name, State::Suspect).await;
+    }
+    // With what makes a suspect more than a silence that kills, and less than the kept connections are given up after.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    fakes[0].set(Mode::Ready);
+    becomes(&balancer, "a", State::Up).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fakes[1].set(Mode::Ready);
+    assert_eq!(becomes(&balancer, "b", State::Up).await.ejected_total, 0);
+    for held in &mut held {
+        held.alive().await.expect("it outlived the silence");
+    }
+}
+
 #[tokio::test]
 async fn a_backend_that_is_not_ready_keeps_what_it_has() {
     let rig = Rig::new();
