@@ -454,6 +454,7 @@ struct Machine {
     cgroups: BTreeSet<String>,
     tables: BTreeSet<String>,
     sysctls: BTreeSet<String>,
+    loops: BTreeSet<String>,
     processes: BTreeSet<String>,
 }
 
@@ -498,6 +499,10 @@ impl Machine {
             cgroups: cgroups(),
             tables: lines(run("nft", &["list", "tables"])),
             sysctls: sysctls.into(),
+            loops: lines(run(
+                "losetup",
+                &["--noheadings", "--output", "NAME,BACK-FILE"],
+            )),
             processes: lines(run("pgrep", &["-a", "systemd-nspawn"])),
         }
     }
@@ -510,6 +515,7 @@ impl Machine {
             ("cgroup", &self.cgroups, &after.cgroups),
             ("nft table", &self.tables, &after.tables),
             ("sysctl", &self.sysctls, &after.sysctls),
+            ("loop device", &self.loops, &after.loops),
             ("process", &self.processes, &after.processes),
         ] {
             found.extend(
