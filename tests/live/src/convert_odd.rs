@@ -134,6 +134,16 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     let file = &cluster_file(stage, hosts, NAME)?;
     trusted(stage, hosts, file)?;
     mended_as_it_is_said(stage, &foreign, file)?;
+    // The kubelet reads a manifest that somebody edited when it comes round, and makes the pod anew.
+    stage.wait(
+        "the scheduler runs as its manifest was edited",
+        Duration::from_secs(120),
+        |_| {
+            foreign.on_master(SCHEDULER).is_ok_and(|pod| {
+                pod.contains("--profiling=false") && pod.trim_end().ends_with("True")
+            })
+        },
+    );
     let before = Before::look(&foreign)?;
 
     like_the_master_first(stage, &foreign, file)?;
@@ -229,6 +239,9 @@ fn mended_as_it_is_said(stage: &mut Stage, foreign: &Foreign, file: &str) -> Res
     );
     Ok(())
 }
+
+/// How the scheduler was started, and whether it is ready.
+const SCHEDULER: &str = r#"kubectl get pod -n kube-system kube-scheduler-cp-1 -o jsonpath='{.spec.containers[0].command} {.status.conditions[?(@.type=="Ready")].status}'"#;
 
 /// A watch from inside a pod, with the kubeconfig that is mounted into it. It ends when its connection does.
 fn legacy_client(stage: &mut Stage, foreign: &Foreign) -> Result<()> {
