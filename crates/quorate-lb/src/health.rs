@@ -58,8 +58,8 @@ pub enum Event {
     Silent {
         /// How long, counting only time in which our own loop was not late.
         lasted: Duration,
-        /// Whether another backend answered when this one was late already, and began to for as long ago as
-        /// none did before. If none does, the fault may be ours: our link, our machine.
+        /// Whether another backend answered when this one was late already, and others have been heard again
+        /// for as long as nobody was. Otherwise the fault may be ours: our link, our machine.
         others_answer: bool,
     },
     /// The kept connection ended without notice.

@@ -104,9 +104,9 @@ impl Question {
         }
     }
 
-    /// Whether this one's silence is its own. Who was silent together with everybody else, as after a break of our own link, is given as
-    /// long again: TCP backs off, and asks once more at most as long after a break as that lasted.
-    fn is_its_own_to_miss(self, now: Duration) -> bool {
+    /// Whether a silence is this one's alone. Who was silent together with everybody else, as in a break of our own link,
+    /// is given as long again: TCP backs off, and sends once more at most as long after a break as that lasted.
+    fn is_silent_alone(self, now: Duration) -> bool {
         self.other_answered
             .is_some_and(|first| now.saturating_sub(first) >= first.saturating_sub(self.asked))
     }
@@ -277,7 +277,7 @@ impl Pool {
                     && member.takes_clients()
                     && member.last_answer.is_some_and(|at| at >= late)
             };
-            silent.question.is_its_own_to_miss(now) && inner.members.iter().any(answers)
+            silent.question.is_silent_alone(now) && inner.members.iter().any(answers)
         });
         drop(inner);
         self.event(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_lb::Balancer;
 use quorate_lb::health::State;
 
 use crate::backends::{Ca, Fake, Mode};
@@ -53,17 +54,23 @@ async fn a_frozen_backend_loses_its_connections_and_nobody_else_does() {
     }
 }
 
-#[tokio::test]
-async fn when_all_are_silent_nobody_is_reset() {
-    let rig = Rig::new();
+/// Backends `a` and `b` that fell silent together, with ten connections to them.
+async fn all_silent(rig: &Rig) -> (Vec<Fake>, Balancer, Vec<Held>) {
     let fakes = rig.fakes(&["a", "b"]);
     let balancer = rig.balancer(rig.config(&[&fakes[0], &fakes[1]])).await;
     all_up(&balancer).await;
-    let mut held = hold(balancer.listen_address(), 10).await;
+    let held = hold(balancer.listen_address(), 10).await;
     fakes.iter().for_each(|fake| fake.set(Mode::Frozen));
     for name in ["a", "b"] {
         becomes(&balancer, name, State::Suspect).await;
     }
+    (fakes, balancer, held)
+}
+
+#[tokio::test]
+async fn when_all_are_silent_nobody_is_reset() {
+    let rig = Rig::new();
+    let (fakes, balancer, mut held) = all_silent(&rig).await;
     // Twice as long as a silence lasts that kills.
     tokio::time::sleep(Duration::from_secs(4)).await;
     for name in ["a", "b"] {
@@ -83,14 +90,7 @@ async fn when_all_are_silent_nobody_is_reset() {
 #[tokio::test]
 async fn after_a_silence_of_all_the_one_heard_later_is_not_reset() {
     let rig = Rig::new();
-    let fakes = rig.fakes(&["a", "b"]);
-    let balancer = rig.balancer(rig.config(&[&fakes[0], &fakes[1]])).await;
-    all_up(&balancer).await;
-    let mut held = hold(balancer.listen_address(), 10).await;
-    fakes.iter().for_each(|fake| fake.set(Mode::Frozen));
-    for name in ["a", "b"] {
-        becomes(&balancer, name, State::Suspect).await;
-    }
+    let (fakes, balancer, mut held) = all_silent(&rig).await;
     // With what makes a suspect more than a silence that kills, and less than the kept connections are given up after.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     fakes[0].set(Mode::Ready);

@@ -275,20 +275,11 @@ fn bring_keepalived(world: &mut World, node: &NodeName) {
     }
 }
 
-/// Takes in the machines of a cluster file, and those that left it. Who is new is like the others: the machines of a cluster are all of one
-/// kind.
+/// Takes in the machines of a cluster file, and those that left it.
 fn know_all(world: &mut World, intent: &Intent) {
     let mut spec = intent.spec.clone();
     spec.control_plane.extend(intent.retired.clone());
-    let known: BTreeSet<NodeName> = world.machines.keys().cloned().collect();
-    let kind = world.machines.values().next().map(|one| one.hardware.kind);
     world.know(&spec);
-    let nodes: Vec<NodeName> = world.machines.keys().cloned().collect();
-    for (node, kind) in nodes.iter().zip(std::iter::repeat(kind)) {
-        if let Some(kind) = kind.filter(|_| !known.contains(node)) {
-            world.machine_mut(node).hardware.kind = kind;
-        }
-    }
 }
 
 /// Takes out of a cluster file what the plan brings in, and puts in what it takes out.

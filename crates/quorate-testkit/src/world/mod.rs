@@ -90,14 +90,20 @@ impl World {
         world
     }
 
-    /// Takes in machines of a cluster file that were not known before, as a user does who adds a line to it.
+    /// Takes in machines of a cluster file that were not known before, as a user does who adds a line to it. They are like those that are
+    /// there: the machines of a cluster are all of one kind.
     pub fn know(&mut self, spec: &Spec) {
+        let kind = self.machines.values().next().map(|one| one.hardware.kind);
         for (node, machine, _) in spec.machines() {
             self.machines.entry(node.clone()).or_insert_with(|| {
-                Arc::new(Machine {
+                let mut new = Machine {
                     volume: machine.etcd_device.as_ref().map(|_| Volume::default()),
                     ..Machine::new(node, machine.address, spec.local())
-                })
+                };
+                if let Some(kind) = kind {
+                    new.hardware.kind = kind;
+                }
+                Arc::new(new)
             });
         }
         self.know_nlb(spec);
