@@ -151,7 +151,7 @@ fn told_apart(planned: &Plan, approved: &Plan) -> String {
 }
 
 /// The world, and the same with every other leader of etcd there may be: no journal tells of elections.
-fn led_by_anybody(world: World) -> Vec<World> {
+pub(super) fn led_by_anybody(world: World) -> Vec<World> {
     let mut worlds = Vec::new();
     for (id, cluster) in &world.clusters {
         let alive = world.participants(*id);

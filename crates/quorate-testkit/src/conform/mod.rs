@@ -24,7 +24,7 @@ use goal::Goal;
 
 pub use happened::{Dated, Happened};
 pub use imagine::imagine;
-use imagine::{bring_bundle, elect_another};
+use imagine::{bring_bundle, elect_another, led_by_anybody};
 pub use runs::{Found, Told, follow_runs};
 
 /// Effects in flight of which it is tried whether they were made, each with each: the hosts of a cluster, and more than real ones have.
@@ -307,13 +307,10 @@ impl<'a> Way<'a> {
         }
         let before = self.before(step);
         self.passed_over(before);
-        // It began where some of what is in flight was made, or nothing of it, or everything.
         let mut why = None;
-        for world in [self.made.clone(), self.whole()]
-            .into_iter()
-            .chain(self.worlds())
-        {
-            match self.legal(&world, step) {
+        for made in led_by_anybody(self.made.clone()) {
+            self.made = made;
+            match self.comes_next(step) {
                 Ok(()) => {
                     self.effects += 1;
                     if !self.in_flight.contains(step) {
@@ -321,12 +318,25 @@ impl<'a> Way<'a> {
                     }
                     return Ok(());
                 }
-                Err(error) => {
-                    why.get_or_insert(error);
-                }
+                Err(error) => drop(why.get_or_insert(error)),
             }
         }
         Err(format!("`{name}`: {}", why.unwrap_or_default()))
+    }
+
+    /// Whether a step comes next where some of what is in flight was made, or nothing of it, or everything.
+    fn comes_next(&self, step: &Step) -> Result<(), String> {
+        let mut why = None;
+        for world in [self.made.clone(), self.whole()]
+            .into_iter()
+            .chain(self.worlds())
+        {
+            match self.legal(&world, step) {
+                Ok(()) => return Ok(()),
+                Err(error) => drop(why.get_or_insert(error)),
+            }
+        }
+        Err(why.unwrap_or_default())
     }
 
     /// Steps of the approved plan that come before this one: those of earlier stages, and of its own those on the same host.

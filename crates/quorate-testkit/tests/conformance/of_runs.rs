@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, time::SystemTime};
 
 use quorate_exec::Journal;
 use quorate_plan::{
-    Event, Fence, Goal, Intent, NodeName,
+    Ensure, Event, Fence, Goal, HostEnsure, Intent, NodeName,
     event::Verdict,
     observation::{Cgroup, MachineKind},
 };
@@ -235,6 +235,52 @@ async fn masters_that_are_all_replaced_are_followed() {
     for swap in swaps {
         assert!(matches!(swap.found, Found::GoesOn(_)), "{swap}");
     }
+}
+
+/// Who leads etcd changes, which no journal tells, and the plan is the same whoever does: that it hands over what it leads shows only when
+/// that step begins.
+#[tokio::test(start_paused = true)]
+async fn a_master_that_came_to_lead_untold_is_followed() {
+    for leads in ["cp-1", "cp-2", "cp-3"] {
+        let all = Cluster {
+            masters: 4,
+            balancers: 0,
+            shared: true,
+            ..Cluster::default()
+        };
+        let shared = Shared::new(World::new(&all.spec()));
+        let runs = tempfile::tempdir().expect("a directory");
+        let three: BTreeSet<NodeName> = [1, 2, 3].map(|n| node(&format!("cp-{n}"))).into();
+        let founding = of_these(&all, &three);
+        let founded = apply(&shared, &founding, operator(1), Script::none()).await;
+        written(runs.path(), "run-1", &founded.events);
+        shared.change(|world| elected(world, &node(leads)));
+        let there = [1, 3, 4].map(|n| node(&format!("cp-{n}"))).into();
+        let mut file = of_these(&all, &there);
+        let seen = shared.world().observe(&file);
+        file.goal = Goal::replace(&file, node("cp-2"), Some(node("cp-4")), &seen)
+            .expect("there are members");
+        let swap = apply(&shared, &file, operator(2), Script::none()).await;
+        assert_eq!(swap.verdict, Some(Verdict::Done), "{}", swap.text());
+        let begun = |event: &Event| {
+            matches!(event, Event::StepStarted { step }
+                if matches!(step.ensure, Ensure::Host(HostEnsure::LeaderMoved { .. })))
+        };
+        let moved = swap.events.iter().any(begun);
+        assert_eq!(moved, leads == "cp-2", "{leads} leads: {}", swap.text());
+        written(runs.path(), "run-2", &swap.events);
+        let told = follow_runs(runs.path(), &[]).expect("it is read");
+        let goes_on = matches!(told[1].found, Found::GoesOn(_));
+        assert!(goes_on, "{leads} leads: {}", told[1]);
+    }
+}
+
+/// That host's member of etcd leads from now on.
+fn elected(world: &mut World, node: &NodeName) {
+    let member = world.machine(node).disk.etcd.as_ref().expect("it has data");
+    let (id, member) = (member.cluster, member.member);
+    let cluster = world.clusters.get_mut(&id).expect("it is of one");
+    cluster.leader = Some(member);
 }
 
 /// The file that names these of all masters, of an operator who remembers those before them.
