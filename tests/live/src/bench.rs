@@ -9,7 +9,7 @@ use quorate_testkit::conform::Happened;
 
 use crate::{
     Case, bench_convert, bench_orchestrate,
-    judge::{ETCDCTL, members, voters},
+    judge::{ETCDCTL, leader, members, voters},
     kin::IGNORED,
     masters::Masters,
     stage::Stage,
@@ -158,10 +158,10 @@ impl Bench {
     /// One that does not lead dies, and everybody knows: whoever replaces it has seen it dead for a while. `next` is in the file for it.
     fn strike(&self, stage: &mut Stage, there: &mut [String], next: &str) -> Result<String> {
         let names: Vec<&str> = there.iter().map(String::as_str).collect();
-        let leader = self.masters.leader(&names)?;
+        let leading = leader(self.masters.hosts(), &names)?;
         let dead = names
             .into_iter()
-            .find(|one| **one != leader)
+            .find(|one| **one != leading)
             .context("one does not lead")?
             .to_owned();
         self.masters.hosts().power_off(&dead)?;

@@ -179,6 +179,19 @@ pub fn voters(hosts: &Bare, on: &str) -> Result<BTreeSet<String>> {
         .collect())
 }
 
+/// The master whose etcd says that it leads.
+pub fn leader(hosts: &Bare, masters: &[&str]) -> Result<String> {
+    for master in masters {
+        let status = hosts.run(master, &format!("{ETCDCTL} endpoint status -w json"))?;
+        let status: Value = serde_json::from_str(&status)?;
+        let status = &status[0]["Status"];
+        if status["leader"] == status["header"]["member_id"] {
+            return Ok((*master).to_owned());
+        }
+    }
+    anyhow::bail!("none of {masters:?} leads etcd")
+}
+
 /// Every file that Quorate, kubeadm or an administrator would have changed on these hosts, with its size and time.
 ///
 /// Left out is what changes by itself: what programs keep of their own running, and the binary that is brought there to look.

@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use quorate_testkit::conform::Happened;
 use serde_json::Value;
 
 use crate::{
     bare::Bare,
     bring_up::healthy,
-    judge::{Api, ETCDCTL, members},
+    judge::{Api, leader, members},
     killed, leaver,
     load::Load,
     stage::{Stage, said, tail},
@@ -131,8 +131,8 @@ impl Masters {
         let mut there = vec!["cp-1", "cp-2", "cp-3"];
 
         // One that does not lead dies for good.
-        let leader = self.leader(&there)?;
-        let dead = *there.iter().find(|one| **one != leader).context("three")?;
+        let leading = leader(&self.hosts, &there)?;
+        let dead = *there.iter().find(|one| **one != leading).context("three")?;
         parts.push(("a dead master is replaced", load.now()));
         self.hosts.power_off(dead)?;
         swap(&mut there, dead, "cp-4");
@@ -149,10 +149,10 @@ impl Masters {
         self.judge(stage, &there)?;
 
         // A healthy one that leads etcd.
-        let leader = self.leader(&there)?;
+        let leading = leader(&self.hosts, &there)?;
         let leads = *there
             .iter()
-            .find(|one| **one == leader)
+            .find(|one| **one == leading)
             .context("it is one of them")?;
         parts.push(("the healthy leader is replaced", load.now()));
         swap(&mut there, leads, "cp-5");
@@ -162,8 +162,8 @@ impl Masters {
         self.judge_leaver(stage, leads)?;
 
         // One that nobody reaches, and that comes back.
-        let leader = self.leader(&there)?;
-        let cut = *there.iter().find(|one| **one != leader).context("three")?;
+        let leading = leader(&self.hosts, &there)?;
+        let cut = *there.iter().find(|one| **one != leading).context("three")?;
         parts.push(("a master that is cut off is replaced", load.now()));
         self.hosts.cut_off(cut)?;
         stage.tell(SWAP, Happened::CutOff(cut.parse()?));
@@ -249,21 +249,6 @@ impl Masters {
             })
             .collect();
         Ok(fs::write(&path, text)?)
-    }
-
-    /// The master whose etcd says that it leads.
-    pub fn leader(&self, masters: &[&str]) -> Result<String> {
-        for master in masters {
-            let status = self
-                .hosts
-                .run(master, &format!("{ETCDCTL} endpoint status -w json"))?;
-            let status: Value = serde_json::from_str(&status)?;
-            let status = &status[0]["Status"];
-            if status["leader"] == status["header"]["member_id"] {
-                return Ok((*master).to_owned());
-            }
-        }
-        bail!("none of {masters:?} leads etcd")
     }
 
     /// Waits until the verdict over a silent master is made: a plan alone says so.

@@ -1,5 +1,6 @@
-//! Somebody else's single master becomes three that balance themselves behind an address that they share, under load at both addresses. Then the one
-//! that holds it loses power, comes back, and the one that holds it by then is replaced by another host.
+//! Somebody else's single master becomes three that balance themselves behind an address that they share, under load at both addresses.
+//! Then the one that holds it loses power, comes back, and the one that holds it by then, and is made to lead etcd, is replaced by another
+//! host.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +17,7 @@ use crate::{
         Before, MASTERS, STRAGGLER, endpoint, file_with, new_kubeconfig, old_kubeconfig, pinned,
     },
     foreign::{Foreign, MASTER, Shape, WORKERS},
-    judge::{Api, voters},
+    judge::{Api, ETCDCTL, leader, members, voters},
     load::Load,
     stage::{Stage, said},
     workload::Workload,
@@ -78,6 +79,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
     workload.reader_reads(stage, "without the master that held the address")?;
     parts.push(("it comes back", load.now()));
     comes_back(stage, hosts, file, &holder)?;
+    leads(stage, hosts, &holder)?;
     parts.push(("who holds it is replaced", load.now()));
     replaced(stage, hosts, &holder)?;
     load.finish(stage, &parts)
@@ -124,6 +126,20 @@ fn comes_back(stage: &mut Stage, hosts: &Bare, file: &str, holder: &str) -> Resu
         "`apply` has nothing to do when it is back",
         said(&again).to_lowercase().contains("nothing to do"),
     );
+    Ok(())
+}
+
+/// The one that is to leave leads etcd, too.
+fn leads(stage: &mut Stage, hosts: &Bare, host: &str) -> Result<()> {
+    let led = leader(hosts, &MASTERS)?;
+    if led != host {
+        let members = members(hosts, host)?;
+        let member = members.iter().find(|member| member.name == host);
+        let id = &member.context("it is a member")?.id;
+        hosts.run(&led, &format!("{ETCDCTL} move-leader {id}"))?;
+    }
+    let now = leader(hosts, &MASTERS)?;
+    stage.check_eq(&format!("{host} leads etcd"), &now.as_str(), &host);
     Ok(())
 }
 
