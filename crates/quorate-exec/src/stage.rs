@@ -253,12 +253,15 @@ impl<H: Hosts, I: Infra> InHand<'_, '_, H, I> {
                 Ok(Ok(())) => return Ok(()),
                 Err(_) => return Err(Failure::Failed(self.late(step, "the host is still at it"))),
                 Ok(Err(HostError::Refused { refusal, .. })) => {
-                    // What it could not see may be on its way: a learner that starts, an apiserver next door.
+                    // What it could not see may be on its way: a learner that starts, an apiserver next door. Members that were asked
+                    // before and after an election tell of two leaders, and those who follow another one count for nobody.
                     heard = Instant::now();
                     let since = *unsure.get_or_insert(heard);
-                    if refusal.code() != RefusalCode::Missing
-                        || since.elapsed() >= pace::SETTLING_MAX
-                    {
+                    let passes = matches!(
+                        refusal.code(),
+                        RefusalCode::Missing | RefusalCode::WouldLoseQuorum
+                    );
+                    if !passes || since.elapsed() >= pace::SETTLING_MAX {
                         return Err(Failure::Refused(*refusal));
                     }
                     refusal.to_string()

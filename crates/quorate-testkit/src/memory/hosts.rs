@@ -172,6 +172,7 @@ impl Process {
                 Fault::PowerCut(..)
                 | Fault::Isolate(..)
                 | Fault::Freeze(..)
+                | Fault::Elect(_)
                 | Fault::Stale(..)
                 | Fault::LoseData(_)
                 | Fault::Reinstall(_) => befall(&mut self.shared.now(), fault),
@@ -269,6 +270,7 @@ fn befall(inner: &mut Inner, fault: Fault) {
             inner.world.freeze(&node);
             inner.later(time, Due::Thaw(node));
         }
+        Fault::Elect(node) => inner.world.elect_on(&node),
         Fault::Stale(node, time) => {
             if let Seen::Known { value: report, .. } = inner.world.report(&node) {
                 let taken = Instant::now();

@@ -25,6 +25,8 @@ pub enum Fault {
     Isolate(NodeName, Duration),
     /// Every process of a machine stops for that long.
     Freeze(NodeName, Duration),
+    /// A machine's member comes to lead etcd.
+    Elect(NodeName),
     /// Looks at a machine tell what is so now, for that long.
     Stale(NodeName, Duration),
     /// A machine boots, and the volume with etcd's data does not come with it. Held back where the data of a majority would be gone with

@@ -86,6 +86,16 @@ impl EtcdCluster {
             .map(|(id, member)| (*id, member))
     }
 
+    /// That member leads from now on, in a new term.
+    pub(super) fn led_by(&mut self, member: MemberId) {
+        self.leader = Some(member);
+        for member in self.members.values_mut() {
+            member.confirmed = 0;
+        }
+        self.term += 1;
+        self.index += 1;
+    }
+
     /// The member with that peer URL.
     pub fn by_peer_url(&self, url: &str) -> Option<(MemberId, &RaftMember)> {
         self.members

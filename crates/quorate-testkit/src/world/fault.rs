@@ -105,6 +105,19 @@ impl World {
         self.machine_mut(node).memory.active.remove(unit);
     }
 
+    /// The member on that host comes to lead etcd where it may, as after an election or when somebody moves leadership.
+    pub fn elect_on(&mut self, node: &NodeName) {
+        let Some((id, member)) = self.participant(node) else {
+            return;
+        };
+        let cluster = &self.clusters[&id];
+        let may = !cluster.members[&member].learner && self.quorum_at(id, node);
+        if may && cluster.leader != Some(member) {
+            let cluster = self.clusters.get_mut(&id).expect("found above");
+            cluster.led_by(member);
+        }
+    }
+
     /// etcd on that host raises an alarm.
     pub fn raise_alarm(&mut self, node: &NodeName, kind: &str) {
         if let Some((cluster, member)) = self.participant(node)

@@ -161,12 +161,7 @@ impl World {
             .next();
         let target = target.ok_or_else(|| not_yet("none of those who may lead takes part"))?;
         let cluster = self.clusters.get_mut(&id).expect("a client has a cluster");
-        cluster.leader = Some(target);
-        cluster.term += 1;
-        cluster.index += 1;
-        for found in cluster.members.values_mut() {
-            found.confirmed = 0;
-        }
+        cluster.led_by(target);
         Ok(())
     }
 

@@ -270,13 +270,9 @@ impl World {
             }
             let next = candidates.first().map(|(_, member)| *member);
             let cluster = self.clusters.get_mut(&id).expect("listed above");
-            cluster.leader = next;
-            if next.is_some() {
-                for member in cluster.members.values_mut() {
-                    member.confirmed = 0;
-                }
-                cluster.term += 1;
-                cluster.index += 1;
+            cluster.leader = None;
+            if let Some(next) = next {
+                cluster.led_by(next);
                 cluster.served = true;
             }
         }

@@ -254,7 +254,7 @@ async fn a_master_that_came_to_lead_untold_is_followed() {
         let founding = of_these(&all, &three);
         let founded = apply(&shared, &founding, operator(1), Script::none()).await;
         written(runs.path(), "run-1", &founded.events);
-        shared.change(|world| elected(world, &node(leads)));
+        shared.change(|world| world.elect_on(&node(leads)));
         let there = [1, 3, 4].map(|n| node(&format!("cp-{n}"))).into();
         let mut file = of_these(&all, &there);
         let seen = shared.world().observe(&file);
@@ -275,12 +275,43 @@ async fn a_master_that_came_to_lead_untold_is_followed() {
     }
 }
 
-/// That host's member of etcd leads from now on.
-fn elected(world: &mut World, node: &NodeName) {
-    let member = world.machine(node).disk.etcd.as_ref().expect("it has data");
-    let (id, member) = (member.cluster, member.member);
-    let cluster = world.clusters.get_mut(&id).expect("it is of one");
-    cluster.leader = Some(member);
+/// Whoever comes to lead etcd at whatever effect of a replacement: it goes on to its end, and its journal is followed.
+#[tokio::test(start_paused = true)]
+async fn elections_within_a_replacement_are_followed() {
+    let all = Cluster {
+        masters: 4,
+        balancers: 0,
+        shared: true,
+        ..Cluster::default()
+    };
+    let three: BTreeSet<NodeName> = [1, 2, 3].map(|n| node(&format!("cp-{n}"))).into();
+    let there = [1, 3, 4].map(|n| node(&format!("cp-{n}"))).into();
+    let shared = Shared::new(World::new(&all.spec()));
+    let founding = of_these(&all, &three);
+    let founded = apply(&shared, &founding, operator(1), Script::none()).await;
+    let left = followed(&founded.events, &Left::default(), "founding").left;
+    let begun = shared.world();
+    let mut file = of_these(&all, &there);
+    file.goal = Goal::replace(
+        &file,
+        node("cp-2"),
+        Some(node("cp-4")),
+        &begun.observe(&file),
+    )
+    .expect("there are members");
+    for leads in ["cp-2", "cp-4"] {
+        for effect in 1.. {
+            let at = format!("{leads} leads from effect {effect}");
+            let shared = Shared::new(begun.clone());
+            let script = Script::at(effect, Fault::Elect(node(leads)));
+            let swap = apply(&shared, &file, operator(2), script).await;
+            assert_eq!(swap.verdict, Some(Verdict::Done), "{at}: {}", swap.text());
+            followed(&swap.events, &left, &at);
+            if effect > swap.effects {
+                break;
+            }
+        }
+    }
 }
 
 /// The file that names these of all masters, of an operator who remembers those before them.
