@@ -143,7 +143,7 @@ fn script(rng: &mut Rng, nodes: &[NodeName]) -> Script {
     let mut script = Script::none();
     for _ in 0..=rng.below(5) {
         let node = rng.one_of(nodes).clone();
-        let fault = match rng.below(10) {
+        let fault = match rng.below(11) {
             0 => Fault::KillBefore,
             1 => Fault::KillDuring,
             2 => Fault::KillAfter,
@@ -152,7 +152,8 @@ fn script(rng: &mut Rng, nodes: &[NodeName]) -> Script {
             6 => Fault::PowerCut(node, time(rng)),
             7 => Fault::Isolate(node, time(rng)),
             8 => Fault::Freeze(node, time(rng)),
-            _ => Fault::Stale(node, time(rng)),
+            9 => Fault::Stale(node, time(rng)),
+            _ => Fault::Elect(node),
         };
         let effect = effect(rng);
         script.at.entry(effect).or_default().push(fault);
