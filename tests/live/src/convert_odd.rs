@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use quorate_testkit::conform::Happened;
 use serde_json::Value;
 
 use crate::{
@@ -167,6 +168,7 @@ pub fn run(stage: &mut Stage) -> Result<()> {
         "cp-2",
         "for n in $(seq 100); do pgrep '^quorate-' >/dev/null || break; sleep 0.2; done; kubeadm reset -f >/dev/null 2>&1",
     )?;
+    stage.tell(NAME, Happened::ByHand);
     let left = members(hosts, MASTER)?;
     stage.check_eq(
         "`kubeadm reset` of the broken joiner leaves its member, says etcdctl",
@@ -291,6 +293,7 @@ fn like_the_master_first(stage: &mut Stage, foreign: &Foreign, file: &str) -> Re
     foreign.on_master(&format!(
         "sed -i 's/^scheduler: .*/scheduler: {{ extraArgs: {{ profiling: \"false\" }} }}/' /root/older.yaml\n{UPLOAD}"
     ))?;
+    stage.tell(NAME, Happened::ByHand);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Result;
+use quorate_testkit::conform::Happened;
 
 use crate::{
     bare::Bare,
@@ -98,6 +99,7 @@ fn its_owners_balancer(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<Stri
 fn records_alone(stage: &mut Stage, foreign: &Foreign, was: &BTreeSet<String>) -> Result<()> {
     let hosts = &foreign.hosts;
     let file = &cluster_file(stage, hosts, NAME, "dns")?;
+    stage.tell(NAME, Happened::ByHand);
     leads_to(hosts, NAME, &[MASTER, "cp-2"])?;
     let words = refused(stage, file)?;
     let too_early = hosts.address("cp-2")?.to_string();

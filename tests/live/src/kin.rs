@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result};
+use quorate_testkit::conform::Happened;
 
 use crate::{
     bare::Bare,
@@ -274,6 +275,7 @@ impl Kin {
              kubeadm token delete $token; done; kubectl -n kube-system delete secret kubeadm-certs --ignore-not-found",
         )?;
         self.hosts.run(SPARE, "rm -f /etc/default/kubelet")?;
+        stage.tell(NAME, Happened::ByHand);
         stage.succeed(&["apply", "--yes", "-f", &self.file])?;
         healthy(stage, &self.file, Duration::from_secs(120))?;
         self.api

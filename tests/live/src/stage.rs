@@ -235,7 +235,8 @@ impl Stage {
     }
 
     /// Follows the journals of all runs there were through the model: what they did was permitted, in order, and led on from wherever it
-    /// broke off. A run that begins where no journal tells of may begin in a world that is imagined for it.
+    /// broke off. A run that begins where no journal tells of may begin in a world that is imagined for it: the first of a cluster, and
+    /// one that comes after somebody's hands were told of.
     fn follow_journals(&mut self) {
         let clusters = self.directory.join("state/quorate/clusters");
         let clusters = fs::read_dir(clusters).into_iter().flatten().flatten();
@@ -252,11 +253,13 @@ impl Stage {
             for run in &told {
                 self.say(&format!("run {run}"));
             }
-            let by_hand = happened.iter().any(|dated| dated.what == Happened::ByHand);
+            let by_hand = |dated: &&Dated| dated.what == Happened::ByHand;
+            // After each time that hands are told of, one plan may be of a world that cannot be imagined.
+            let mut unexplained = happened.iter().filter(by_hand);
             let followed = told.iter().filter(|run| match run.found {
-                Found::Empty | Found::GoesOn(_) | Found::Anew { .. } => true,
-                Found::Unexplained(_) => by_hand,
-                Found::Departed(_) => false,
+                Found::Empty | Found::GoesOn(_) | Found::Anew { instead: None, .. } => true,
+                Found::Unexplained(_) => unexplained.next().is_some(),
+                Found::Anew { .. } | Found::Departed(_) => false,
             });
             let (followed, all) = (followed.count(), told.len());
             if all > 0 {
