@@ -54,7 +54,7 @@ differences:
   elements: str
   sample: ["net.ipv4.ip_forward: expected 1, seen 0"]
 again:
-  description: Why the host could not say yes yet, such as a member that it has not seen alive. Nothing was done. Ask for what is next again.
+  description: Why the host could not say yes yet: a member that it has not seen alive, an election. Nothing was done. Ask for what is next again.
   returned: when the host could not see enough, or is busy
   type: str
 refusal:
@@ -101,7 +101,8 @@ def understood(answer, what, said):
         again = "busy with `%s` for %d s" % (value["action"], value["sinceMs"] // 1000)
         return {"changed": False, "differences": [], "again": again}, False
     if kind == "refused":
-        if value["code"] == "missing":
+        # A member that nobody saw alive yet; or one that follows another leader than those who were asked before an election.
+        if value["code"] in ("missing", "would-lose-quorum"):
             return {"changed": False, "differences": [], "again": said}, False
         text = "%s: refused: %s; `quorate explain %s` says more" % (what, said, value["code"])
         return {"msg": text, "refusal": value}, True

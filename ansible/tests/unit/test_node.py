@@ -12,17 +12,18 @@ def test_an_outcome_tells_the_truth_about_changes(node):
 
 
 def test_a_refusal_fails_with_its_code(node):
-    refusal = {"code": "wouldLoseQuorum", "voters": 3}
-    result, fails = node.understood({"refused": refusal}, "etcd has a learner", "2 of 3 are healthy")
+    refusal = {"code": "learner-present", "learner": "7"}
+    result, fails = node.understood({"refused": refusal}, "etcd has a learner", "cp-4 is one")
     assert fails
     assert result["refusal"] == refusal
-    assert "2 of 3 are healthy" in result["msg"]
-    assert "quorate explain wouldLoseQuorum" in result["msg"]
+    assert "cp-4 is one" in result["msg"]
+    assert "quorate explain learner-present" in result["msg"]
 
 
 def test_what_may_pass_is_asked_for_again(node):
     for answer in (
         {"refused": {"code": "missing", "missing": {}}},
+        {"refused": {"code": "would-lose-quorum", "voters": 3, "healthy": 1, "needed": 2}},
         {"busy": {"action": "kubelet runs", "sinceMs": 61000, "fence": 3}},
     ):
         result, fails = node.understood(answer, "it", "nobody has seen the learner")

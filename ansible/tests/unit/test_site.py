@@ -226,7 +226,7 @@ def test_a_refusal_ends_the_play_for_all_and_keeps_the_fence(play):
     made = play(
         [
             {
-                "cp-1": [step("cp-1", "master", "learner", {"refused": {"code": "wouldLoseQuorum"}})],
+                "cp-1": [step("cp-1", "master", "learner", {"refused": {"code": "learner-present"}})],
                 "cp-2": [step("cp-2", "master", "kubelet", did("x"))],
             },
             {"cp-2": [step("cp-2", "master", "next", did("x"))]},
@@ -234,7 +234,7 @@ def test_a_refusal_ends_the_play_for_all_and_keeps_the_fence(play):
     )
     code, output, _ = made.run()
     assert code != 0
-    assert "quorate explain wouldLoseQuorum" in output
+    assert "quorate explain learner-present" in output
     log = made.log()
     assert log.count("ask") == 1 and "release" not in log and "act cp-2 next" not in log, log
 

@@ -24,7 +24,7 @@ mod text;
 
 /// Why something is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "code")]
+#[serde(rename_all = "kebab-case", tag = "code")]
 pub enum Refusal {
     /// Nobody can say whether it is safe.
     Missing {
@@ -594,6 +594,19 @@ mod tests {
         for code in RefusalCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
             assert_eq!(RefusalCode::parse(code.name()), Some(*code));
+        }
+    }
+
+    /// People and plays look up what a refusal's data says.
+    #[test]
+    fn a_refusal_is_written_with_the_name_of_its_code() {
+        for code in RefusalCode::ALL {
+            let bare = serde_json::json!({ "code": code.name() });
+            let read = serde_json::from_value::<Refusal>(bare).map_err(|error| error.to_string());
+            assert!(
+                read.is_err_and(|error| error.contains("missing field")),
+                "{code}"
+            );
         }
     }
 }
