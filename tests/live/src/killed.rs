@@ -58,9 +58,9 @@ impl Place {
     }
 }
 
-/// Before an effect, in the middle of it, when it stands, and in the middle of what comes next; also when nothing but the fence is taken,
-/// and when a stage was permitted: met in turn, and the plan's steps drift past them.
-const PLACES: [Place; 10] = [
+/// Before an effect, in the middle of it, when it stands, and in the middle of what comes next; also when nothing but a yes was said, when
+/// nothing but the fence is taken, and when a stage was permitted: met in turn, and the plan's steps drift past them.
+const PLACES: [Place; 12] = [
     Place::new(&["\"stepStarted\""], 0),
     Place::new(&["\"stepStarted\""], 60),
     Place::new(&["\"stepStands\""], 0),
@@ -69,6 +69,8 @@ const PLACES: [Place; 10] = [
     Place::new(&["\"stepStarted\""], 20),
     Place::new(&["\"stepStarted\""], 0),
     Place::new(&["\"stageStarted\""], 0),
+    Place::new(&["\"stepStarted\""], 60),
+    Place::new(&["\"started\""], 0),
     Place::new(&["\"stepStarted\""], 150),
     Place::new(&["\"stepStarted\""], 400),
 ];
@@ -78,6 +80,9 @@ const LEARNER_MAX: Duration = Duration::from_secs(240);
 
 /// How long one run may go on without a new step.
 const STEP_MAX: Duration = Duration::from_secs(180);
+
+/// Between two looks at a journal: less than the shortest step takes.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Runs it.
 pub fn run(stage: &mut Stage) -> Result<()> {
@@ -181,7 +186,7 @@ pub fn run_until(stage: &Stage, verb: &[&str], place: &Place) -> Result<Ended> {
                 crate::stage::tail(&said, 40)
             );
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_PAUSE);
     }
 }
 
@@ -193,7 +198,7 @@ fn until_another_stands(journal: &Path, after_max: Duration) {
     };
     let (began, before) = (Instant::now(), standing());
     while began.elapsed() < after_max && standing() == before {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(LOOK_PAUSE);
     }
 }
 
