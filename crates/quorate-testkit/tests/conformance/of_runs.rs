@@ -237,29 +237,35 @@ async fn masters_that_are_all_replaced_are_followed() {
     }
 }
 
+/// Three masters that share an address, how they were founded, and the file by which `cp-4` takes the place of `cp-2`: the step that hands
+/// over leadership is alone in its stage there.
+async fn about_to_replace() -> (Shared, Run, Intent) {
+    let all = Cluster {
+        masters: 4,
+        balancers: 0,
+        shared: true,
+        ..Cluster::default()
+    };
+    let named = |numbers: [u8; 3]| numbers.map(|n| node(&format!("cp-{n}"))).into();
+    let shared = Shared::new(World::new(&all.spec()));
+    let founding = of_these(&all, &named([1, 2, 3]));
+    let founded = apply(&shared, &founding, operator(1), Script::none()).await;
+    let mut file = of_these(&all, &named([1, 3, 4]));
+    let seen = shared.world().observe(&file);
+    file.goal =
+        Goal::replace(&file, node("cp-2"), Some(node("cp-4")), &seen).expect("there are members");
+    (shared, founded, file)
+}
+
 /// Who leads etcd changes, which no journal tells, and the plan is the same whoever does: that it hands over what it leads shows only when
 /// that step begins.
 #[tokio::test(start_paused = true)]
 async fn a_master_that_came_to_lead_untold_is_followed() {
     for leads in ["cp-1", "cp-2", "cp-3"] {
-        let all = Cluster {
-            masters: 4,
-            balancers: 0,
-            shared: true,
-            ..Cluster::default()
-        };
-        let shared = Shared::new(World::new(&all.spec()));
+        let (shared, founded, file) = about_to_replace().await;
         let runs = tempfile::tempdir().expect("a directory");
-        let three: BTreeSet<NodeName> = [1, 2, 3].map(|n| node(&format!("cp-{n}"))).into();
-        let founding = of_these(&all, &three);
-        let founded = apply(&shared, &founding, operator(1), Script::none()).await;
         written(runs.path(), "run-1", &founded.events);
         shared.change(|world| world.elect_on(&node(leads)));
-        let there = [1, 3, 4].map(|n| node(&format!("cp-{n}"))).into();
-        let mut file = of_these(&all, &there);
-        let seen = shared.world().observe(&file);
-        file.goal = Goal::replace(&file, node("cp-2"), Some(node("cp-4")), &seen)
-            .expect("there are members");
         let swap = apply(&shared, &file, operator(2), Script::none()).await;
         assert_eq!(swap.verdict, Some(Verdict::Done), "{}", swap.text());
         let begun = |event: &Event| {
@@ -278,27 +284,9 @@ async fn a_master_that_came_to_lead_untold_is_followed() {
 /// Whoever comes to lead etcd at whatever effect of a replacement: it goes on to its end, and its journal is followed.
 #[tokio::test(start_paused = true)]
 async fn elections_within_a_replacement_are_followed() {
-    let all = Cluster {
-        masters: 4,
-        balancers: 0,
-        shared: true,
-        ..Cluster::default()
-    };
-    let three: BTreeSet<NodeName> = [1, 2, 3].map(|n| node(&format!("cp-{n}"))).into();
-    let there = [1, 3, 4].map(|n| node(&format!("cp-{n}"))).into();
-    let shared = Shared::new(World::new(&all.spec()));
-    let founding = of_these(&all, &three);
-    let founded = apply(&shared, &founding, operator(1), Script::none()).await;
+    let (founding, founded, file) = about_to_replace().await;
     let left = followed(&founded.events, &Left::default(), "founding").left;
-    let begun = shared.world();
-    let mut file = of_these(&all, &there);
-    file.goal = Goal::replace(
-        &file,
-        node("cp-2"),
-        Some(node("cp-4")),
-        &begun.observe(&file),
-    )
-    .expect("there are members");
+    let begun = founding.world();
     for leads in ["cp-2", "cp-4"] {
         for effect in 1.. {
             let at = format!("{leads} leads from effect {effect}");
